@@ -1,0 +1,1 @@
+"""The kinds of control weights, one file each."""

@@ -1,0 +1,151 @@
+"""The shelf of preprocessors: what turns a picture into a hint, declared by its room and found by name or label."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from hashlib import blake2b
+
+from controlstack import annotator, rooms
+from controlstack.errors import ControlError
+from controlstack.image import Array
+from controlstack.log import log
+
+
+@dataclass(frozen=True)
+class Slider:
+    """A number that a preprocessor takes, as people see it."""
+
+    label: str
+    minimum: float
+    maximum: float
+    step: float
+    value: float
+
+    def read(self, given: float, preprocessor: str) -> float:
+        """The value to use: -1 asks for the default, and so does anything out of range, with a line in the log."""
+        if self.minimum <= given <= self.maximum:
+            return given
+        if given != -1:
+            log.info(
+                "%s: %s is %g, outside %g to %g; using %g.",
+                *(preprocessor, self.label, given, self.minimum, self.maximum, self.value),
+            )
+        return self.value
+
+
+RESOLUTION = Slider("Resolution", 64, 2048, 8, 512)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one run is asked for.
+
+    resolution: px of the short side
+    a, b: the preprocessor's own sliders
+    mask: "H W" uint8, 255 where the picture is masked, for those that accept one
+    seed: for those that draw at random
+    """
+
+    resolution: int = 512
+    a: float = 0.0
+    b: float = 0.0
+    mask: Array | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """One preprocessor. `run` takes a picture "H W 3" uint8 RGB and returns a map, uint8 "h w 3" or "h w 4" with a mask.
+
+    name, label: what the API says and what people see; both are found
+    control_types: the control types that offer it
+    priority: order within a control type, higher first
+    resolution, a, b: the sliders that do something
+    needs_model: whether a control model goes with it
+    soft_in_hires: its hard edges are weakened in the high-resolution pass
+    seeded: draws at random, from the job's seed
+    """
+
+    name: str
+    run: Callable[[Array, Ask], Array]
+    label: str
+    control_types: tuple[str, ...] = ()
+    priority: int = 0
+    resolution: Slider | None = RESOLUTION
+    a: Slider | None = None
+    b: Slider | None = None
+    accepts_mask: bool = False
+    requires_mask: bool = False
+    needs_model: bool = True
+    shows_control_mode: bool = True
+    soft_in_hires: bool = False
+    seeded: bool = False
+
+    def ask(self, resolution: float = -1, a: float = -1, b: float = -1, *, mask: Array | None = None, seed: int = 0) -> Ask:
+        """Read a unit's numbers against the sliders; what has no slider is 0 and changes nothing."""
+        read = [s.read(given, self.name) if s else 0.0 for s, given in ((self.resolution, resolution), (self.a, a), (self.b, b))]
+        return Ask(int(read[0]), read[1], read[2], mask if self.accepts_mask else None, seed if self.seeded else 0)
+
+
+_shelf: dict[str, Preprocessor] = {}
+
+
+def register(preprocessor: Preprocessor) -> Preprocessor:
+    """Put a preprocessor on the shelf; a later one of the same name takes its place."""
+    _shelf[preprocessor.name] = preprocessor
+    return preprocessor
+
+
+@cache
+def _load_rooms() -> dict[str, Exception]:
+    return rooms.load(annotator)
+
+
+def everything() -> list[Preprocessor]:
+    """All preprocessors in the order people see: `none`, then by priority and label, both descending."""
+    _load_rooms()
+    return sorted(_shelf.values(), key=lambda p: (p.name == "none", p.priority, p.label), reverse=True)
+
+
+def find(name: str) -> Preprocessor:
+    """The preprocessor of this name or label. Raises ControlError with near names."""
+    from difflib import get_close_matches
+
+    _load_rooms()
+    by_name = {key.lower(): p for p in _shelf.values() for key in (p.label, p.name)}
+    if found := by_name.get(name.strip().lower()):
+        return found
+    near = get_close_matches(name.lower(), by_name, n=3)
+    raise ControlError(
+        f"There is no preprocessor called {name!r}",
+        "",
+        f"Did you mean {' or '.join(near)}?" if near else "GET /controlnet/module_list names them all",
+    )
+
+
+class Cache:
+    """The maps of the last runs, by content: the same picture with the same numbers is not computed twice."""
+
+    def __init__(self, size: int = 16) -> None:
+        self.size = size
+        self._maps: OrderedDict[tuple[object, ...], Array] = OrderedDict()
+
+    def run(self, preprocessor: Preprocessor, image: Array, ask: Ask) -> Array:
+        """`preprocessor.run`, or its result from before. The map is shared: treat it as read-only."""
+        key = (preprocessor.name, _digest(image), ask.resolution, ask.a, ask.b, ask.seed, _digest(ask.mask))
+        if key in self._maps:
+            self._maps.move_to_end(key)
+            return self._maps[key]
+        result = preprocessor.run(image, ask)
+        result.setflags(write=False)
+        self._maps[key] = result
+        while len(self._maps) > self.size:
+            self._maps.popitem(last=False)
+        return result
+
+
+def _digest(array: Array | None) -> object:
+    return None if array is None else (array.shape, blake2b(array.tobytes(), digest_size=16).digest())
