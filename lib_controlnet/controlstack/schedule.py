@@ -73,9 +73,7 @@ class Schedule:
 
     def at(self, call: Call) -> Strength | None:
         """The strength at this evaluation, or None where the unit must not act: then no network is called."""
-        if self.weight == 0 or (self.mask is not None and self.mask.empty) or not self._in_window(call):
-            return None
-        if self.when is (HiResFixOption.LOW_RES_ONLY if call.hires else HiResFixOption.HIGH_RES_ONLY):
+        if not self.acts_in(hires=call.hires) or not self._in_window(call):
             return None
         cond_only = self.cond_only or self.mode is ControlMode.CONTROL
         rows = [i for i, row in enumerate(call.rows) if not cond_only or row.kind is RowKind.COND]
@@ -83,6 +81,12 @@ class Schedule:
             return None
         soft = self.mode is not ControlMode.BALANCED or (self.soft_in_hires and call.hires)
         return Strength(rows, len(call.rows), self._factor(soft), self._encoder_factor(soft), self.mask)
+
+    def acts_in(self, *, hires: bool) -> bool:
+        """Whether the unit acts at all in this pass; if not, its network need not even be loaded."""
+        if self.weight == 0 or (self.mask is not None and self.mask.empty):
+            return False
+        return self.when is not (HiResFixOption.LOW_RES_ONLY if hires else HiResFixOption.HIGH_RES_ONLY)
 
     def _in_window(self, call: Call) -> bool:
         begin, end = call.span

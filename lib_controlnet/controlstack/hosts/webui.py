@@ -1,0 +1,198 @@
+"""What all WebUIs share: reading the host's job, running a session through its hooks, and giving everything back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from controlstack import image, plan, preprocess
+from controlstack.catalog import Catalog
+from controlstack.errors import ControlError
+from controlstack.image import Array, Picture
+from controlstack.joints import Services
+from controlstack.layout import Base
+from controlstack.log import log
+from controlstack.session import Session
+from controlstack.sources import Job
+from controlstack.unit import ControlNetUnit, ResizeMode, infotext, parse
+from controlstack.weights import Loaded
+
+MAX_UNITS = 10
+_SESSION = "controlstack_session"
+
+
+class WebUI(ABC):
+    """One running host. Its methods are called from the script's hooks of the same meaning; `p` is the host's job."""
+
+    def __init__(self) -> None:
+        self.models = Loaded(int(self.option("control_net_model_cache_size", 2)))
+        self.cache = preprocess.Cache(int(self.flag("controlnet_preprocessor_cache_size") or 16))
+        self.catalog = Catalog(self.model_folders())
+        self._hooks = ExitStack()
+
+    @abstractmethod
+    def option(self, key: str, default: object) -> Any:
+        """A setting of the host's, also before its settings page exists."""
+
+    @abstractmethod
+    def flag(self, key: str) -> Any:
+        """A command-line flag of the host's, None where it has none."""
+
+    @abstractmethod
+    def model_folders(self) -> Sequence[Path]:
+        """Where control models lie; the first folder wins."""
+
+    @abstractmethod
+    def base(self, p: Any) -> Base:
+        """What the live UNet is."""
+
+    @abstractmethod
+    def services(self, p: Any) -> Services:
+        """The live UNet's device, dtype and weights."""
+
+    @abstractmethod
+    def attach(self, p: Any, session: Session) -> ExitStack:
+        """Have every UNet call of the coming pass ask `session.step`; closing the stack undoes it."""
+
+    def process(self, p: Any, values: Sequence[object]) -> None:
+        """Resolve the units of a new job. What goes wrong is kept: hosts swallow what this hook raises."""
+        self.release()
+        self._release_with(p)
+        session = Session(self.models, self.cache)
+        setattr(p, _SESSION, session)
+        try:
+            units = _enabled(values)
+            if units:
+                job = self._job(p)
+                session.plans = [plan.resolve(index, unit, job, self.catalog) for index, unit in units]
+                session.prepare()
+        except Exception as error:  # noqa: BLE001  kept, and raised at the first UNet call
+            self._fail(p, session, error)
+        for resolved in session.plans:
+            text = infotext(resolved.unit)
+            p.extra_generation_params[f"ControlNet {resolved.index}"] = text
+            log.info("Unit %d: %s", resolved.index, text)
+
+    def before_sampling(self, p: Any, x: Tensor) -> None:
+        """Start a sampling pass on latents "B C h w". Idempotent: some hosts announce a pass twice."""
+        self.release()
+        session = _session(p)
+        if session is None or not (session.plans or session.failure):
+            return
+        try:
+            if session.failure is None:
+                session.begin(x.shape[-1] * 8, x.shape[-2] * 8, self.services(p), hires=_is_hires(p))
+        except Exception as error:  # noqa: BLE001  kept, and raised at the first UNet call
+            self._fail(p, session, error)
+        self._hooks = self.attach(p, session)
+
+    def postprocess(self, p: Any, processed: Any) -> None:
+        """End a job: hand over the detected maps, say which unit never acted, and let go."""
+        self.release()
+        session = _session(p)
+        if session is None:
+            return
+        for sentence in session.close():
+            log.warning(sentence)
+            p.comment(sentence)
+        if not self.option("control_net_no_detectmap", default=False):
+            processed.images.extend(_shown(m) for unit in session.plans if unit.unit.save_detected_map for m in session.maps[unit.index])
+        delattr(p, _SESSION)
+
+    def release(self) -> None:
+        """Take every hook out of the UNet. Safe at any time, and done again before every job and pass."""
+        self._hooks.close()
+
+    def _release_with(self, p: Any) -> None:
+        """Hosts close a job even when it failed, and then call no other hook."""
+
+        def close() -> None:
+            self.release()
+            type(p).close(p)
+
+        p.close = close
+
+    def _fail(self, p: Any, session: Session, error: Exception) -> None:
+        session.fail(error)
+        p.comment(str(error))
+        p.extra_generation_params["ControlNet error"] = str(error)
+
+    def _job(self, p: Any) -> Job:
+        return Job(
+            width=p.width // 8 * 8,
+            height=p.height // 8 * 8,
+            base=self.base(p),
+            hires=bool(getattr(p, "enable_hr", False)),
+            seed=_seed(p),
+            init=_init_picture(p),
+            init_resize=ResizeMode.parse(getattr(p, "resize_mode", 0) or 0),
+            only_masked=p.inpaint_full_res_padding if getattr(p, "inpaint_full_res", False) else None,
+        )
+
+
+def _session(p: Any) -> Session | None:
+    return getattr(p, _SESSION, None)
+
+
+def _is_hires(p: Any) -> bool:
+    return bool(getattr(p, "is_hr_pass", False))
+
+
+def _enabled(values: Sequence[object]) -> list[tuple[int, ControlNetUnit]]:
+    units = []
+    for index, value in enumerate(values):
+        try:
+            unit = parse(value)
+        except ControlError as error:
+            raise error.in_unit(index) from error
+        if unit.enabled:
+            units.append((index, unit))
+    if len(units) > MAX_UNITS:
+        raise ControlError(f"{len(units)} units are enabled", f"At most {MAX_UNITS} can be stacked", "Disable some")
+    return units
+
+
+def _seed(p: Any) -> int:
+    """The seed of preprocessors that draw at random: the sum of seed and subseed, as the incumbent's."""
+    first = int(p.all_seeds[0])
+    given = (s[0] if isinstance(s, list) else s for s in (p.seed, p.subseed))
+    return sum(first if s == -1 else max(int(s), 0) for s in given) & 0xFFFFFFFF
+
+
+def _init_picture(p: Any) -> Picture | None:
+    """img2img's first picture and the mask as the host will use it: binary, inverted and blurred on demand."""
+    pictures = getattr(p, "init_images", None)
+    if not pictures or pictures[0] is None:
+        return None
+    rgb = image.hwc3(np.asarray(pictures[0].convert("RGBA")))
+    mask = getattr(p, "image_mask", None)
+    return Picture(rgb, None if mask is None else _prepared(p, mask))
+
+
+def _prepared(p: Any, mask: Image.Image) -> Array:
+    if mask.mode == "RGBA" and mask.getextrema()[-1] != (255, 255):
+        mask = mask.getchannel("A").point(lambda v: 255 if v > 128 else 0)
+    mask = mask.convert("L")
+    if p.inpainting_mask_invert:
+        mask = ImageOps.invert(mask)
+    blurred = np.asarray(mask)
+    for sigma, across in ((p.mask_blur_x, True), (p.mask_blur_y, False)):
+        if sigma > 0:
+            kernel = 2 * int(2.5 * sigma + 0.5) + 1
+            blurred = cv2.GaussianBlur(blurred, (kernel, 1) if across else (1, kernel), sigma)
+    return blurred
+
+
+def _shown(detected: Array) -> Image.Image:
+    """A detected map as callers expect it: a fourth channel (a mask) becomes alpha 255 - mask // 2."""
+    if detected.shape[2] == 4:
+        detected = np.dstack([detected[..., :3], 255 - detected[..., 3] // 2])
+    return Image.fromarray(detected)

@@ -1,0 +1,108 @@
+"""A unit resolved against a job: nothing is left to guess, and every mistake of the user's has surfaced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from controlstack import family, geometry, image, preprocess, sources
+from controlstack.catalog import Catalog
+from controlstack.errors import ControlError
+from controlstack.family import Match
+from controlstack.image import Array
+from controlstack.layout import Base
+from controlstack.preprocess import Ask, Preprocessor
+from controlstack.schedule import RegionMask, Schedule
+from controlstack.sources import Job, Source
+from controlstack.unit import ControlNetUnit, HiResFixOption
+from controlstack.weights import read_header
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One unit, ready to run: `index` is its place as the user sees it."""
+
+    index: int
+    unit: ControlNetUnit
+    preprocessor: Preprocessor
+    source: Source
+    ask: Ask
+    match: Match
+    schedule: Schedule
+
+    def map(self, maps: preprocess.Cache) -> Array:
+        """The detected map, uint8 "h w 3|4", at the preprocessor's own size."""
+        return maps.run(self.preprocessor, self.source.picture.rgb, self.ask)
+
+
+def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Plan:
+    """Raises ControlError, naming the unit, for anything that cannot work."""
+    try:
+        preprocessor = preprocess.find(unit.module)
+        match = _match(unit, preprocessor, job.base, catalog)
+        source = sources.choose(unit, job, wants_mask=preprocessor.accepts_mask)
+        schedule = _schedule(unit, preprocessor, match, job)
+        ask = _ask(unit, preprocessor, source, job)
+    except ControlError as error:
+        raise error.in_unit(index) from error
+    return Plan(index, unit, preprocessor, source, ask, match, schedule)
+
+
+def _match(unit: ControlNetUnit, preprocessor: Preprocessor, base: Base, catalog: Catalog) -> Match:
+    if unit.model == "None":
+        raise ControlError(
+            "It is enabled but has no model",
+            f"The preprocessor {preprocessor.label!r} only prepares a picture for one",
+            "Choose a control model, or disable the unit",
+        )
+    match = family.recognise(read_header(catalog.find(unit.model)))
+    if fault := match.base.mismatch(base):
+        raise ControlError(
+            f"The control model {unit.model!r} does not fit the checkpoint", fault, "Choose a pair made for each other"
+        )
+    return match
+
+
+def _schedule(unit: ControlNetUnit, preprocessor: Preprocessor, match: Match, job: Job) -> Schedule:
+    layers = unit.advanced_weighting
+    if layers is not None and len(layers) != match.layers:
+        raise ControlError(
+            f"advanced_weighting has {len(layers)} numbers",
+            f"This control model takes {match.layers}, the first for the shallowest block",
+            f"Send {match.layers} numbers, or none",
+        )
+    return Schedule(
+        weight=unit.weight,
+        start=unit.guidance_start,
+        end=unit.guidance_end,
+        mode=unit.control_mode,
+        layers=None if layers is None else tuple(layers),
+        mask=_region(unit),
+        when=unit.hr_option if job.hires else HiResFixOption.BOTH,
+        soft_in_hires=preprocessor.soft_in_hires,
+        cond_only=match.cond_only,
+    )
+
+
+def _region(unit: ControlNetUnit) -> RegionMask | None:
+    pictures = image.inputs(unit.effective_region_mask)
+    if not pictures:
+        return None
+    return RegionMask(torch.from_numpy(pictures[0].rgb[..., 0].copy())[None, None] / 255)
+
+
+def _ask(unit: ControlNetUnit, preprocessor: Preprocessor, source: Source, job: Job) -> Ask:
+    picture = source.picture
+    ask = preprocessor.ask(
+        unit.processor_res,
+        unit.threshold_a,
+        unit.threshold_b,
+        mask=sources.empty_mask(picture) if picture.mask is None else picture.mask,
+        seed=job.seed,
+    )
+    if unit.pixel_perfect and preprocessor.resolution:
+        height, width = picture.rgb.shape[:2]
+        fitted = geometry.pixel_perfect_resolution(height, width, job.height, job.width, source.resize)
+        ask = replace(ask, resolution=fitted)
+    return ask

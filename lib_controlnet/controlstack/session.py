@@ -1,0 +1,88 @@
+"""All controls of one job, from the plans to the sum that the host adds at each evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from controlstack import geometry, image, preprocess
+from controlstack.errors import ControlError
+from controlstack.family import Control
+from controlstack.image import Array
+from controlstack.joints import Call, Residuals, Services
+from controlstack.log import log
+from controlstack.plan import Plan
+from controlstack.weights import Loaded
+
+
+@dataclass
+class Session:
+    """One job's controls. A failure at any time is kept and raised at the next evaluation, which no host swallows."""
+
+    models: Loaded
+    cache: preprocess.Cache
+    plans: Sequence[Plan] = ()
+    failure: Exception | None = None
+    maps: dict[int, list[Array]] = field(default_factory=dict)
+    """What each unit was given to see, by unit: fitted to each pass, uint8 "H W 3|4", the last pass first."""
+    _detected: dict[int, Array] = field(default_factory=dict)
+    _controls: list[tuple[Plan, Control]] = field(default_factory=list)
+    _networks: dict[int, nn.Module] = field(default_factory=dict)
+    _expected: set[int] = field(default_factory=set)
+    _acted: set[int] = field(default_factory=set)
+
+    def fail(self, error: Exception) -> None:
+        """Keep the first error; later ones follow from it."""
+        if self.failure is None:
+            self.failure = error
+            log.error("%s", error, exc_info=None if isinstance(error, ControlError) else error)
+
+    def prepare(self) -> None:
+        """Run every unit's preprocessor, once for all passes."""
+        for plan in self.plans:
+            self._detected[plan.index] = plan.map(self.cache)
+
+    def begin(self, width: int, height: int, services: Services, *, hires: bool) -> None:
+        """Start a sampling pass of this size in px: fit every map, and load and start what acts in this pass."""
+        self._controls = []
+        for plan in self.plans:
+            fitted = geometry.fit(self._detected[plan.index], width, height, plan.source.resize)
+            self.maps.setdefault(plan.index, []).insert(0, fitted)
+            if plan.schedule.acts_in(hires=hires):
+                network = self._network(plan, services)
+                control = plan.match.family.begin(network, plan.match, image.hint(fitted))
+                self._controls.append((plan, control))
+                self._expected.add(plan.index)
+
+    def _network(self, plan: Plan, services: Services) -> nn.Module:
+        path = plan.match.header.path
+        key = (path, path.stat().st_mtime_ns, services.device, services.dtype)
+        network = self.models.get(key, lambda: plan.match.family.load(plan.match, services))
+        self._networks[plan.index] = network  # outlives the shelf's bound for as long as the job runs
+        return network
+
+    def step(self, call: Call) -> Residuals | None:
+        """The sum of all controls at this evaluation, None where none acts. Raises what failed before."""
+        if self.failure is not None:
+            raise self.failure
+        total: Residuals | None = None
+        for plan, control in self._controls:
+            strength = plan.schedule.at(call)
+            if strength is not None:
+                part = strength.apply(control.residuals(call.take(strength.rows)))
+                total = part if total is None else total + part
+                self._acted.add(plan.index)
+        return total
+
+    def close(self) -> list[str]:
+        """Let go of networks and hints. Returns a sentence for each unit that found no evaluation to act in."""
+        idle = [
+            f"ControlNet unit {plan.index} had no effect: no step that ran lies inside its window "
+            f"{plan.schedule.start:g} to {plan.schedule.end:g}."
+            for plan in self.plans
+            if plan.index in self._expected - self._acted and self.failure is None
+        ]
+        self._controls, self._networks = [], {}
+        return idle

@@ -1,0 +1,100 @@
+"""Which picture a unit looks at, before any preprocessor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from controlstack import geometry, image
+from controlstack.errors import ControlError
+from controlstack.image import Array, Picture
+from controlstack.layout import Base
+from controlstack.unit import ControlNetUnit, ResizeMode
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the host is about to generate.
+
+    width, height: px of the first pass
+    hires: whether a high-resolution pass follows the first
+    base: the checkpoint
+    seed: for preprocessors that draw at random
+    init: the picture of img2img, with its prepared mask if it inpaints
+    init_resize: how the host fits it
+    only_masked: px of padding when the host paints only the masked region, else None
+    """
+
+    width: int
+    height: int
+    base: Base
+    hires: bool = False
+    seed: int = 0
+    init: Picture | None = None
+    init_resize: ResizeMode = ResizeMode.RESIZE
+    only_masked: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A unit's picture and how it will be fitted to the job."""
+
+    picture: Picture
+    resize: ResizeMode
+
+
+def choose(unit: ControlNetUnit, job: Job, *, wants_mask: bool) -> Source:
+    """The unit's own picture, or else the one of img2img, cropped with it when only the masked region is painted.
+
+    Raises ControlError when there is none, or when it cannot be read.
+    """
+    own = image.inputs(unit.image, unit.mask)
+    if len(own) > 1:
+        raise ControlError(
+            f"It got {len(own)} pictures",
+            "This preprocessor looks at one",
+            "Send one picture per unit, or one unit per picture",
+        )
+    if own:
+        source = Source(_drawing(own[0]) if not wants_mask else own[0], unit.resize_mode)
+    elif job.init is not None:
+        source = Source(job.init, job.init_resize)
+    else:
+        raise ControlError(
+            "It is enabled but has no picture",
+            "Neither the unit nor the job brings one",
+            "Give the unit an image, use img2img, or disable the unit",
+        )
+    return _cropped(source, unit, job)
+
+
+def _drawing(picture: Picture) -> Picture:
+    """What was drawn on a canvas stands for the picture where the preprocessor has no use for a mask (as ever)."""
+    if picture.mask is None or (picture.mask <= 5).all() or (picture.mask >= 250).all():
+        return Picture(picture.rgb)
+    return Picture(image.hwc3(picture.mask))
+
+
+def _cropped(source: Source, unit: ControlNetUnit, job: Job) -> Source:
+    """The part of the control picture that lies under the region which the host paints."""
+    if job.only_masked is None or job.init is None or job.init.mask is None or not unit.inpaint_crop_input_image:
+        return source
+    box = geometry.crop_region(job.init.mask, job.only_masked)
+    if box is None:
+        return source
+    height, width = job.init.mask.shape
+    box = geometry.expand_to_aspect(box, job.width, job.height, width, height)
+
+    def crop(channels: Array) -> Array:
+        whole = geometry.fit(channels, width, height, source.resize)
+        return geometry.crop(whole, box, job.width, job.height)
+
+    mask = source.picture.mask
+    cropped = Picture(crop(source.picture.rgb), None if mask is None else crop(image.hwc3(mask))[..., 0])
+    return Source(cropped, ResizeMode.OUTER_FIT)
+
+
+def empty_mask(picture: Picture) -> Array:
+    """A mask that covers nothing: an inpaint unit without one only paints what the resize adds around its picture."""
+    return np.zeros(picture.rgb.shape[:2], np.uint8)
