@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from controlstack.hosts import OnCall
-from controlstack.joints import Residuals
+from controlstack.joints import Call, Residuals, Row, RowKind
+from controlstack.layout import Base
 
 _POSITIONAL = ("sample", "timestep", "encoder_hidden_states")
 
@@ -44,6 +46,61 @@ def attach(unet: nn.Module, on_call: OnCall) -> ExitStack:
     for block, module in enumerate(encoder_blocks(unet)):
         hooks.callback(module.register_forward_hook(add_feature(block)).remove)
     return hooks
+
+
+def follow(
+    unet: nn.Module,
+    step: Callable[[Call], Residuals | None],
+    *,
+    pictures: int,
+    evaluations: Callable[[], int],
+    hires: bool = False,
+) -> ExitStack:
+    """Have one pipeline call over `pictures` pictures ask `step` at each of its `evaluations()` of the UNet."""
+    done = 0
+
+    def on_call(x: Tensor, t: Tensor, context: Tensor, y: Tensor | None) -> Residuals | None:
+        nonlocal done
+        span = (done / evaluations(), (done + 1) / evaluations())
+        done += 1
+        return step(Call(x, t, context, y, rows(len(x), pictures), span, hires))
+
+    return attach(unet, on_call)
+
+
+def rows(count: int, pictures: int) -> tuple[Row, ...]:
+    """diffusers' order: the negative prompt's rows, when there are any, then the positive prompt's."""
+    kinds = [RowKind.UNCOND] * (count - pictures) + [RowKind.COND] * pictures
+    return tuple(Row(i % pictures, kind) for i, kind in enumerate(kinds))
+
+
+def base_of(unet: nn.Module) -> Base:
+    """What a diffusers UNet is."""
+    vector = getattr(unet, "add_embedding", None)
+    return Base(
+        width=unet.config.block_out_channels[0],
+        context=unet.config.cross_attention_dim,
+        vector=None if vector is None else vector.linear_1.in_features,
+        blocks=len(encoder_blocks(unet)),
+    )
+
+
+@dataclass(frozen=True)
+class LiveUNet:
+    """The services of a diffusers UNet."""
+
+    unet: nn.Module
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
+    def weight(self, name: str) -> Tensor | None:
+        return self.unet.state_dict().get(name)
 
 
 def encoder_blocks(unet: nn.Module) -> list[nn.Module]:
