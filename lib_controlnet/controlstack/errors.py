@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 class ControlError(Exception):
-    """A mistake that the user can mend, said in three short sentences: what is wrong, why, and how to mend it.
+    """A mistake that the user can mend, in three short sentences: what is wrong, why, how to mend it.
 
-    `unit` is the unit's position as the user sees it (0 for the first tab or the first API argument); the host adds
-    it when the place that raised did not know it.
+    `unit` is the unit's position as the user sees it (0 for the first tab or the first API argument); the
+    host adds it when the place that raised did not know it.
     """
 
     def __init__(self, what: str, why: str = "", fix: str = "", *, unit: int | None = None) -> None:

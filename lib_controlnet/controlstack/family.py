@@ -55,7 +55,7 @@ class Family(ABC):
 
     @abstractmethod
     def load(self, match: Match, services: Services) -> nn.Module:
-        """The file's network on the host's device, in its dtype. It is shared by units and never changed again."""
+        """The file's network on the host's device, in its dtype: shared by units and never changed again."""
 
     @abstractmethod
     def begin(self, model: nn.Module, match: Match, hint: Tensor) -> Control:

@@ -1,8 +1,8 @@
 """Where a control may touch a UNet, and what passes through there.
 
-A host turns its own UNet call into a `Call`; a control answers with tensors and never adds them to anything. Index 0 is
-the first encoder block everywhere. `docs/adr/0002-joints.md` sketches all six joints on every kind of UNet; the types
-here are those that a family already uses.
+A host turns its own UNet call into a `Call`; a control answers with tensors and never adds them to
+anything. Index 0 is the first encoder block everywhere. `docs/adr/0002-joints.md` sketches all six joints
+on every kind of UNet; the types here are those that a family already uses.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import zip_longest
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -39,7 +39,8 @@ class Row:
 class Call:
     """One evaluation of the UNet, its rows in the host's own order.
 
-    x: "R 4 h w", latent cells, scaled as the UNet sees it, without the extra channels of inpaint or depth checkpoints
+    x: "R 4 h w", latent cells, scaled as the UNet sees it, without the extra channels of inpaint or depth
+        checkpoints
     t: "R", timesteps 0..999, fractional with k-diffusion samplers
     context: "R L D", the prompt tokens
     y: "R A", the vector conditioning of SDXL (pooled prompt, then the sinusoidal sizes), else None
@@ -76,7 +77,8 @@ class Residuals:
 
     skips: "R C h w" each, added to what the decoder receives from encoder block i
     middle: "R C h w", added to the output of the middle block
-    encoder: block index -> "R C h w", added to the output of that encoder block, where the next block sees it too
+    encoder: block index -> "R C h w", added to the output of that encoder block, where the next block sees
+        it too
     """
 
     skips: tuple[Tensor, ...] = ()
@@ -95,11 +97,8 @@ class Residuals:
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor:
-    if a is None or b is None:
-        only = b if a is None else a
-        assert only is not None
-        return only
-    return a + b
+    """a + b, where one of them may be missing."""
+    return cast(Tensor, b if a is None else a if b is None else a + b)
 
 
 class Services(Protocol):
@@ -109,4 +108,5 @@ class Services(Protocol):
     dtype: torch.dtype
 
     def weight(self, name: str) -> Tensor | None:
-        """A dequantised tensor of the live UNet by its name in diffusers' layout, None where it has no such tensor."""
+        """A dequantised tensor of the live UNet by its name in diffusers' layout, None where it has no such
+        tensor."""

@@ -21,7 +21,11 @@ from controlstack.weights import read_header
 
 @dataclass(frozen=True)
 class Plan:
-    """One unit, ready to run: `index` is its place as the user sees it."""
+    """One unit, ready to run.
+
+    index: its place as the user sees it
+    unit: what the user asked for, with the names and numbers that are really used
+    """
 
     index: int
     unit: ControlNetUnit
@@ -44,9 +48,12 @@ def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Pla
         source = sources.choose(unit, job, wants_mask=preprocessor.accepts_mask)
         schedule = _schedule(unit, preprocessor, match, job)
         ask = _ask(unit, preprocessor, source, job)
+        model = catalog.name(match.header.path)
     except ControlError as error:
         raise error.in_unit(index) from error
-    return Plan(index, unit, preprocessor, source, ask, match, schedule)
+    said = replace(unit, module=preprocessor.label, model=model, processor_res=ask.resolution)
+    said = replace(said, threshold_a=ask.a, threshold_b=ask.b)
+    return Plan(index, said, preprocessor, source, ask, match, schedule)
 
 
 def _match(unit: ControlNetUnit, preprocessor: Preprocessor, base: Base, catalog: Catalog) -> Match:
@@ -59,7 +66,9 @@ def _match(unit: ControlNetUnit, preprocessor: Preprocessor, base: Base, catalog
     match = family.recognise(read_header(catalog.find(unit.model)))
     if fault := match.base.mismatch(base):
         raise ControlError(
-            f"The control model {unit.model!r} does not fit the checkpoint", fault, "Choose a pair made for each other"
+            f"The control model {unit.model!r} does not fit the checkpoint",
+            fault,
+            "Choose a pair made for each other",
         )
     return match
 

@@ -1,4 +1,4 @@
-"""The shelf of preprocessors: what turns a picture into a hint, declared by its room and found by name or label."""
+"""The shelf of preprocessors: what turns a picture into a hint, found by name or label."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Slider:
     value: float
 
     def read(self, given: float, preprocessor: str) -> float:
-        """The value to use: -1 asks for the default, and so does anything out of range, with a line in the log."""
+        """The value to use: -1 asks for the default; so does anything out of range, with a line in the log."""
         if self.minimum <= given <= self.maximum:
             return given
         if given != -1:
@@ -58,7 +58,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """One preprocessor. `run` takes a picture "H W 3" uint8 RGB and returns a map, uint8 "h w 3" or "h w 4" with a mask.
+    """One preprocessor. `run` takes a picture "H W 3" uint8 RGB and returns a map, uint8 "h w 3|4".
 
     name, label: what the API says and what people see; both are found
     control_types: the control types that offer it
@@ -84,10 +84,23 @@ class Preprocessor:
     soft_in_hires: bool = False
     seeded: bool = False
 
-    def ask(self, resolution: float = -1, a: float = -1, b: float = -1, *, mask: Array | None = None, seed: int = 0) -> Ask:
+    def ask(
+        self,
+        resolution: float = -1,
+        a: float = -1,
+        b: float = -1,
+        *,
+        mask: Array | None = None,
+        seed: int = 0,
+    ) -> Ask:
         """Read a unit's numbers against the sliders; what has no slider is 0 and changes nothing."""
-        read = [s.read(given, self.name) if s else 0.0 for s, given in ((self.resolution, resolution), (self.a, a), (self.b, b))]
-        return Ask(int(read[0]), read[1], read[2], mask if self.accepts_mask else None, seed if self.seeded else 0)
+        read = [
+            s.read(given, self.name) if s else 0.0
+            for s, given in ((self.resolution, resolution), (self.a, a), (self.b, b))
+        ]
+        return Ask(
+            int(read[0]), read[1], read[2], mask if self.accepts_mask else None, seed if self.seeded else 0
+        )
 
 
 _shelf: dict[str, Preprocessor] = {}

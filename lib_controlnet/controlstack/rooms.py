@@ -11,7 +11,7 @@ from controlstack.log import log
 
 
 def names(package: ModuleType) -> Iterator[str]:
-    """The import names of all rooms of a package, sorted; its folders need no `__init__.py` (`pkgutil` would)."""
+    """The import names of all rooms of a package, sorted. Its folders need no `__init__.py`."""
     for root in sorted({Path(folder).resolve() for folder in package.__path__}):
         for file in sorted(root.rglob("*.py")):
             if not any(part.startswith(("_", ".")) for part in file.relative_to(root).parts):

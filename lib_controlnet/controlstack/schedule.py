@@ -19,8 +19,8 @@ SLACK = 1e-6
 def soft_weight(block: int) -> float:
     """The factor of encoder block `block` (12 is SD1's middle block) where the prompt matters more.
 
-    From lllyasviel/ControlNet, gradio_annotator "guess mode": 0.825 ** (12 - i). SDXL has fewer blocks and the field
-    (incumbent and Forge) counts them from the same end, so its middle block gets 0.825 ** 3.
+    From lllyasviel/ControlNet, gradio_annotator "guess mode": 0.825 ** (12 - i). SDXL has fewer blocks and
+    the field (incumbent and Forge) counts them from the same end, so its middle block gets 0.825 ** 3.
     """
     return float(0.825 ** (12 - block))
 
@@ -53,11 +53,14 @@ class Schedule:
 
     weight: 0 switches the unit off altogether
     start, end: share of the sampling pass, 0..1; evaluation i of N acts iff i/N >= start and (i+1)/N <= end
-    mode: `CONTROL` leaves the rows of the negative prompt alone; `PROMPT` and `CONTROL` weaken the shallow blocks
-    layers: one factor per skip (encoder order) and one for the middle block; replaces weight and the soft factors
+    mode: `CONTROL` leaves the rows of the negative prompt alone; `PROMPT` and `CONTROL` weaken the shallow
+        blocks
+    layers: one factor per skip (encoder order) and one for the middle block; replaces weight and the soft
+        factors
     mask: where in the picture
     when: which pass of a hires fix
-    soft_in_hires: hard-edged hints are weakened in the high-resolution pass, as in the incumbent (canny, mlsd)
+    soft_in_hires: hard-edged hints are weakened in the high-resolution pass, as in the incumbent (canny,
+        mlsd)
     cond_only: models that pool their residuals act on the positive prompt only, in every mode
     """
 
@@ -121,7 +124,10 @@ class Strength:
             None if middle is None else self._scale(middle, self.factor(len(residuals.skips))),
             None
             if encoder is None
-            else {block: self._scale(encoder[block], self.encoder_factor(n)) for n, block in enumerate(sorted(encoder))},
+            else {
+                block: self._scale(encoder[block], self.encoder_factor(n))
+                for n, block in enumerate(sorted(encoder))
+            },
         )
 
     def _scale(self, feature: Tensor, factor: float) -> Tensor:

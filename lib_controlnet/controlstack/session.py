@@ -19,7 +19,7 @@ from controlstack.weights import Loaded
 
 @dataclass
 class Session:
-    """One job's controls. A failure at any time is kept and raised at the next evaluation, which no host swallows."""
+    """One job's controls. A failure is kept and raised at the next evaluation, which no host swallows."""
 
     models: Loaded
     cache: preprocess.Cache
@@ -45,7 +45,7 @@ class Session:
             self._detected[plan.index] = plan.map(self.cache)
 
     def begin(self, width: int, height: int, services: Services, *, hires: bool) -> None:
-        """Start a sampling pass of this size in px: fit every map, and load and start what acts in this pass."""
+        """Start a sampling pass of this size in px: fit every map, load and start what acts in this pass."""
         self._controls = []
         for plan in self.plans:
             fitted = geometry.fit(self._detected[plan.index], width, height, plan.source.resize)
@@ -77,7 +77,7 @@ class Session:
         return total
 
     def close(self) -> list[str]:
-        """Let go of networks and hints. Returns a sentence for each unit that found no evaluation to act in."""
+        """Let go of networks and hints. Returns a sentence for each unit that found no step to act in."""
         idle = [
             f"ControlNet unit {plan.index} had no effect: no step that ran lies inside its window "
             f"{plan.schedule.start:g} to {plan.schedule.end:g}."

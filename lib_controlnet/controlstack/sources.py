@@ -45,7 +45,7 @@ class Source:
 
 
 def choose(unit: ControlNetUnit, job: Job, *, wants_mask: bool) -> Source:
-    """The unit's own picture, or else the one of img2img, cropped with it when only the masked region is painted.
+    """The unit's own picture, or else that of img2img, cropped with it when only the mask is painted.
 
     Raises ControlError when there is none, or when it cannot be read.
     """
@@ -70,7 +70,7 @@ def choose(unit: ControlNetUnit, job: Job, *, wants_mask: bool) -> Source:
 
 
 def _drawing(picture: Picture) -> Picture:
-    """What was drawn on a canvas stands for the picture where the preprocessor has no use for a mask (as ever)."""
+    """What was drawn on a canvas stands for the picture where the preprocessor has no use for a mask."""
     if picture.mask is None or (picture.mask <= 5).all() or (picture.mask >= 250).all():
         return Picture(picture.rgb)
     return Picture(image.hwc3(picture.mask))
@@ -78,7 +78,12 @@ def _drawing(picture: Picture) -> Picture:
 
 def _cropped(source: Source, unit: ControlNetUnit, job: Job) -> Source:
     """The part of the control picture that lies under the region which the host paints."""
-    if job.only_masked is None or job.init is None or job.init.mask is None or not unit.inpaint_crop_input_image:
+    if (
+        job.only_masked is None
+        or job.init is None
+        or job.init.mask is None
+        or not unit.inpaint_crop_input_image
+    ):
         return source
     box = geometry.crop_region(job.init.mask, job.only_masked)
     if box is None:
@@ -96,5 +101,5 @@ def _cropped(source: Source, unit: ControlNetUnit, job: Job) -> Source:
 
 
 def empty_mask(picture: Picture) -> Array:
-    """A mask that covers nothing: an inpaint unit without one only paints what the resize adds around its picture."""
+    """Covers nothing: an inpaint unit without a mask only paints what the resize adds around its picture."""
     return np.zeros(picture.rgb.shape[:2], np.uint8)

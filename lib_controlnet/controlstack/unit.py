@@ -389,3 +389,14 @@ _PAGE_ONLY = {
     "use_preview_as_input",
 }
 """What the pages of the incumbent, Forge and reForge keep in a unit. A request names no folders to use."""
+
+
+_INFOTEXT = (
+    *("module", "model", "weight", "resize_mode", "processor_res", "threshold_a", "threshold_b"),
+    *("guidance_start", "guidance_end", "pixel_perfect", "control_mode", "hr_option"),
+)
+
+
+def infotext(unit: ControlNetUnit) -> str:
+    """A unit as the picture's parameters tell it: "Module: canny, Model: name [hash], Weight: 1.0, ..."."""
+    return ", ".join(f"{name.replace('_', ' ').title()}: {getattr(unit, name)}" for name in _INFOTEXT)

@@ -1,15 +1,18 @@
-"""Module hooks on the genuine LDM UNet against the forward that cldm.py of lllyasviel/ControlNet writes out."""
+"""Module hooks on the genuine LDM UNet against the forward that cldm.py of lllyasviel/ControlNet writes
+out."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from controlstack.hosts import unet_ldm
-from controlstack.joints import Residuals
 from torch import Tensor, nn
 
+from controlstack.hosts import unet_ldm
+from controlstack.joints import Residuals
+
 openaimodel = pytest.importorskip(
-    "ldm.modules.diffusionmodules.openaimodel", reason="stable-diffusion-sdkit (the genuine ldm package) is absent"
+    "ldm.modules.diffusionmodules.openaimodel",
+    reason="stable-diffusion-sdkit (the genuine ldm package) is absent",
 )
 
 T2I_BLOCKS = (2, 5, 8, 11)
@@ -47,17 +50,23 @@ def inputs(height: int, width: int, channels: int = 4) -> tuple[Tensor, Tensor, 
 def residuals_like(unet: nn.Module, x: Tensor, t: Tensor, context: Tensor) -> Residuals:
     """Random residuals of the very shapes that the encoder and the middle block put out."""
     shapes: list[torch.Size] = []
-    record = [b.register_forward_hook(lambda *a: shapes.append(a[2].shape)) for b in (*unet.input_blocks, unet.middle_block)]
+    record = [
+        b.register_forward_hook(lambda *a: shapes.append(a[2].shape))
+        for b in (*unet.input_blocks, unet.middle_block)
+    ]
     unet(x, t, context)
     for hook in record:
         hook.remove()
     generator = torch.Generator().manual_seed(2)
     *skips, middle = (torch.randn(shape, generator=generator) for shape in shapes)
-    return Residuals(tuple(skips), middle, {i: torch.randn(shapes[i], generator=generator) for i in T2I_BLOCKS})
+    return Residuals(
+        tuple(skips), middle, {i: torch.randn(shapes[i], generator=generator) for i in T2I_BLOCKS}
+    )
 
 
 def rewritten_forward(unet: nn.Module, x: Tensor, t: Tensor, context: Tensor, control: Residuals) -> Tensor:
-    """ControlledUnetModel.forward of cldm.py, with T2I-Adapter's features after encoder blocks 2, 5, 8 and 11."""
+    """ControlledUnetModel.forward of cldm.py, with T2I-Adapter's features after encoder blocks 2, 5, 8 and
+    11."""
     features, skips = control.encoder or {}, list(control.skips)
     hs = []
     emb = unet.time_embed(openaimodel.timestep_embedding(t, unet.model_channels, repeat_only=False))

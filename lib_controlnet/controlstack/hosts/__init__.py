@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from controlstack.hosts.webui import WebUI
 
 OnCall = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], "Residuals | None"]
-"""Asked at every evaluation with x "R 4 h w", t "R", context "R L D" and y "R A" or None; answers what to add."""
+"""Asked at every evaluation with x "R 4 h w", t "R", context "R L D", y "R A" or None; says what to add."""
 
 
 @cache

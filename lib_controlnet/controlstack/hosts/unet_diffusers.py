@@ -1,4 +1,5 @@
-"""The joints on diffusers' `UNet2DConditionModel`, by module hooks: no pipeline and no `forward` is replaced."""
+"""The joints on diffusers' `UNet2DConditionModel`, by module hooks: no pipeline and no `forward` is
+replaced."""
 
 from __future__ import annotations
 
@@ -17,13 +18,15 @@ from controlstack.layout import Base
 _POSITIONAL = ("sample", "timestep", "encoder_hidden_states")
 
 
-
 def attach(unet: nn.Module, on_call: OnCall) -> ExitStack:
-    """Ask `on_call` at every evaluation and add what it answers. Closing the returned stack takes all hooks out."""
+    """Ask `on_call` at every evaluation and add what it answers. Closing the returned stack takes all hooks
+    out."""
     encoder: dict[int, Tensor] = {}
 
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
-        kwargs = dict(zip(_POSITIONAL, args)) | kwargs
+    def before(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[()], dict[str, Any]]:
+        kwargs = dict(zip(_POSITIONAL, args, strict=False)) | kwargs
         residuals = on_call(*_inputs(module, kwargs)) or Residuals()
         encoder.clear()
         encoder.update(residuals.encoder or {})
@@ -32,7 +35,7 @@ def attach(unet: nn.Module, on_call: OnCall) -> ExitStack:
         return (), kwargs
 
     def add_feature(block: int) -> Callable[[nn.Module, Any, Any], Any]:
-        def after(module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ARG001  torch's signature
+        def after(module: nn.Module, args: Any, output: Any) -> Any:
             if block not in encoder:
                 return None
             head, *rest = output if isinstance(output, tuple) else (output,)
@@ -56,7 +59,8 @@ def follow(
     evaluations: Callable[[], int],
     hires: bool = False,
 ) -> ExitStack:
-    """Have one pipeline call over `pictures` pictures ask `step` at each of its `evaluations()` of the UNet."""
+    """Have one pipeline call over `pictures` pictures ask `step` at each of its `evaluations()` of the
+    UNet."""
     done = 0
 
     def on_call(x: Tensor, t: Tensor, context: Tensor, y: Tensor | None) -> Residuals | None:
@@ -127,7 +131,9 @@ def _inputs(unet: nn.Module, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Te
 
 def _add(kwargs: dict[str, Any], skips: tuple[Tensor, ...], middle: Tensor) -> None:
     """Add to what the pipeline or another extension already passes; both arguments are given or neither."""
-    given, given_middle = (kwargs.get(f"{place}_additional_residual{s}") for place, s in (("down_block", "s"), ("mid_block", "")))
+    given, given_middle = (
+        kwargs.get(f"{place}_additional_residual{s}") for place, s in (("down_block", "s"), ("mid_block", ""))
+    )
     if given is not None and given_middle is not None:
         skips, middle = tuple(map(torch.add, given, skips)), given_middle + middle
     kwargs["down_block_additional_residuals"], kwargs["mid_block_additional_residual"] = skips, middle

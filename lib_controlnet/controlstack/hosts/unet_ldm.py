@@ -19,18 +19,19 @@ _POSITIONAL = ("x", "timesteps", "context", "y")
 
 
 def attach(unet: nn.Module, on_call: OnCall) -> ExitStack:
-    """Ask `on_call` at every evaluation and add what it answers. Closing the returned stack takes all hooks out."""
+    """Ask `on_call` at every evaluation and add what it answers. Closing the returned stack takes all hooks
+    out."""
     now = Residuals()
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal now
         now = Residuals()  # an exception below leaves nothing behind for a later call
-        given = dict(zip(_POSITIONAL, args)) | kwargs
+        given = dict(zip(_POSITIONAL, args, strict=False)) | kwargs
         x = given["x"][:, : module.out_channels]
         now = on_call(x, given["timesteps"], given["context"], given.get("y")) or Residuals()
 
     def add_skip(block: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def before_decoder(module: nn.Module, args: tuple[Any, ...]) -> None:  # noqa: ARG001  torch's signature
+        def before_decoder(module: nn.Module, args: tuple[Any, ...]) -> None:
             if now.skips:
                 skip = now.skips[block]
                 args[0][:, -skip.shape[1] :] += _like(skip, args[0])
@@ -38,7 +39,7 @@ def attach(unet: nn.Module, on_call: OnCall) -> ExitStack:
         return before_decoder
 
     def add_output(find: Callable[[], Tensor | None]) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
-        def after(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:  # noqa: ARG001  torch's signature
+        def after(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
             feature = find()
             return None if feature is None else output + _like(feature, output)
 
@@ -51,7 +52,9 @@ def attach(unet: nn.Module, on_call: OnCall) -> ExitStack:
     for j, decoder in enumerate(unet.output_blocks):
         hooks.callback(decoder.register_forward_pre_hook(add_skip(last - j)).remove)
     for i, encoder in enumerate(unet.input_blocks):
-        hooks.callback(encoder.register_forward_hook(add_output(lambda i=i: (now.encoder or {}).get(i))).remove)
+        hooks.callback(
+            encoder.register_forward_hook(add_output(lambda i=i: (now.encoder or {}).get(i))).remove
+        )
     return hooks
 
 

@@ -1,4 +1,5 @@
-"""What all WebUIs share: reading the host's job, running a session through its hooks, and giving everything back."""
+"""What all WebUIs share: reading the host's job, running a session through its hooks, and giving everything
+back."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ _SESSION = "controlstack_session"
 
 
 class WebUI(ABC):
-    """One running host. Its methods are called from the script's hooks of the same meaning; `p` is the host's job."""
+    """One running host. The script's hooks call the methods of the same meaning; `p` is the host's job."""
 
     def __init__(self) -> None:
         self.models = Loaded(int(self.option("control_net_model_cache_size", 2)))
@@ -104,7 +105,12 @@ class WebUI(ABC):
             log.warning(sentence)
             p.comment(sentence)
         if not self.option("control_net_no_detectmap", default=False):
-            processed.images.extend(_shown(m) for unit in session.plans if unit.unit.save_detected_map for m in session.maps[unit.index])
+            processed.images.extend(
+                _shown(m)
+                for unit in session.plans
+                if unit.unit.save_detected_map
+                for m in session.maps[unit.index]
+            )
         delattr(p, _SESSION)
 
     def release(self) -> None:
@@ -156,7 +162,9 @@ def _enabled(values: Sequence[object]) -> list[tuple[int, ControlNetUnit]]:
         if unit.enabled:
             units.append((index, unit))
     if len(units) > MAX_UNITS:
-        raise ControlError(f"{len(units)} units are enabled", f"At most {MAX_UNITS} can be stacked", "Disable some")
+        raise ControlError(
+            f"{len(units)} units are enabled", f"At most {MAX_UNITS} can be stacked", "Disable some"
+        )
     return units
 
 
@@ -168,7 +176,8 @@ def _seed(p: Any) -> int:
 
 
 def _init_picture(p: Any) -> Picture | None:
-    """img2img's first picture and the mask as the host will use it: binary, inverted and blurred on demand."""
+    """img2img's first picture and the mask as the host will use it: binary, inverted and blurred on
+    demand."""
     pictures = getattr(p, "init_images", None)
     if not pictures or pictures[0] is None:
         return None

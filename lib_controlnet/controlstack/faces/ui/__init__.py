@@ -11,8 +11,8 @@ from controlstack.unit import ControlNetUnit
 def slots() -> list[Any]:
     """One state per unit, the script's only arguments.
 
-    There is one more than may be enabled, so that a caller who stacks too many units is told: hosts drop what has no
-    slot without a word.
+    There is one more than may be enabled, so that a caller who stacks too many units is told: hosts drop
+    what has no slot without a word.
     """
     import gradio as gr
 
