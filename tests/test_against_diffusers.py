@@ -39,7 +39,6 @@ SD1 = dict(
     layers_per_block=2,
     cross_attention_dim=24,
     attention_head_dim=8,
-    norm_num_groups=16,
 )
 SDXL = dict(
     block_out_channels=(32, 64, 64),
@@ -52,7 +51,6 @@ SDXL = dict(
     addition_embed_type="text_time",
     addition_time_embed_dim=8,
     projection_class_embeddings_input_dim=16 + 6 * 8,
-    norm_num_groups=16,
 )
 UP = {
     4: ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),

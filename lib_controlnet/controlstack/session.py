@@ -14,7 +14,7 @@ from controlstack.image import Array
 from controlstack.joints import Call, Residuals, Services
 from controlstack.log import log
 from controlstack.plan import Plan
-from controlstack.weights import Loaded
+from controlstack.weights import Loaded, stamp
 
 
 @dataclass
@@ -57,8 +57,7 @@ class Session:
                 self._expected.add(plan.index)
 
     def _network(self, plan: Plan, services: Services) -> nn.Module:
-        path = plan.match.header.path
-        key = (path, path.stat().st_mtime_ns, services.device, services.dtype)
+        key = (stamp(plan.match.header.path), services.device, services.dtype)
         network = self.models.get(key, lambda: plan.match.family.load(plan.match, services))
         self._networks[plan.index] = network  # outlives the shelf's bound for as long as the job runs
         return network

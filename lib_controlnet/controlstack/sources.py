@@ -92,7 +92,7 @@ def _cropped(source: Source, unit: ControlNetUnit, job: Job) -> Source:
     box = geometry.expand_to_aspect(box, job.width, job.height, width, height)
 
     def crop(channels: Array) -> Array:
-        whole = geometry.fit(channels, width, height, source.resize)
+        whole = geometry.resample(channels, width, height, source.resize)
         return geometry.crop(whole, box, job.width, job.height)
 
     mask = source.picture.mask
