@@ -1,0 +1,33 @@
+"""Canny edges: white lines of one pixel where brightness jumps.
+
+Source: J. Canny, A Computational Approach to Edge Detection, 1986, as in OpenCV, with the thresholds of
+lllyasviel/ControlNet's annotator.
+"""
+
+from __future__ import annotations
+
+import cv2
+
+from controlstack.geometry import padded
+from controlstack.image import Array, hwc3
+from controlstack.preprocess import Ask, Preprocessor, Slider, register
+
+
+def canny(image: Array, ask: Ask) -> Array:
+    """White edges on black. `ask.a` and `ask.b`: gradients below a are no edge, above b they are one."""
+    picture, crop = padded(image, ask.resolution)
+    return hwc3(cv2.Canny(picture, ask.a, ask.b)[crop])
+
+
+register(
+    Preprocessor(
+        name="canny",
+        run=canny,
+        label="canny",
+        control_types=("Canny",),
+        priority=100,
+        a=Slider("Low Threshold", 1, 255, 1, 100),
+        b=Slider("High Threshold", 1, 255, 1, 200),
+        soft_in_hires=True,
+    )
+)

@@ -1,0 +1,27 @@
+"""The picture out of focus, for models that make the details up."""
+
+from __future__ import annotations
+
+import cv2
+
+from controlstack.geometry import padded
+from controlstack.image import Array
+from controlstack.preprocess import Ask, Preprocessor, Slider, register
+
+
+def blur_gaussian(image: Array, ask: Ask) -> Array:
+    """Gaussian blur with σ = `ask.a` px."""
+    picture, crop = padded(image, ask.resolution)
+    blurred: Array = cv2.GaussianBlur(picture, (0, 0), ask.a)
+    return blurred[crop]
+
+
+register(
+    Preprocessor(
+        name="blur_gaussian",
+        run=blur_gaussian,
+        label="blur_gaussian",
+        control_types=("Tile",),
+        a=Slider("Sigma", 0.01, 64, 0.01, 9),
+    )
+)
