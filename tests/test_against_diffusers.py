@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ from controlstack.sources import Job
 from controlstack.unit import parse
 from controlstack.weights import Loaded
 
-SIZE, STEPS, GUIDANCE = 64, 6, 5.0
+SIZE, STEPS, GUIDANCE = 128, 6, 3.0
 SD1 = dict(
     block_out_channels=(32, 64, 64, 64),
     layers_per_block=2,
@@ -89,8 +90,8 @@ class World:
             net.controlnet_mid_block,
             net.controlnet_cond_embedding.conv_out,
         ):
-            nn.init.normal_(conv.weight, std=0.2)
-            nn.init.normal_(conv.bias, std=0.2)
+            nn.init.normal_(conv.weight, std=0.15)
+            nn.init.normal_(conv.bias, std=0.15)
         net.save_pretrained(path.parent / path.stem, safe_serialization=True)
         (path.parent / path.stem / "diffusion_pytorch_model.safetensors").rename(path)
         return net
@@ -101,7 +102,7 @@ class World:
             unet=self.unet,
             text_encoder=None,
             tokenizer=None,
-            scheduler=scheduler(**BETAS),
+            scheduler=scheduler(**BETAS, **SAMPLER.get(scheduler, {})),
             **extra,
         )
         if self.xl:
@@ -131,6 +132,10 @@ class World:
 
     def plain(self, **options: object) -> object:
         return self.pipeline(StableDiffusionXLPipeline if self.xl else StableDiffusionPipeline, **options)
+
+    @cache  # noqa: B019  lives as long as the tests of one world
+    def without_control(self, guidance: float = GUIDANCE, scheduler: type = DDIMScheduler) -> Tensor:
+        return self.run(self.plain(scheduler=scheduler), guidance)
 
     def theirs(
         self,
@@ -176,6 +181,7 @@ class World:
 
 
 BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+SAMPLER = {DDIMScheduler: dict(clip_sample=False, steps_offset=1)}
 
 
 def hint(i: int) -> NDArray[np.uint8]:
@@ -193,10 +199,10 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def assert_same(ours: Tensor, theirs: Tensor, plain: Tensor) -> None:
-    assert (theirs - plain).abs().mean() > 0.05, (
-        "the reference shows no control: this comparison would prove nothing"
-    )
-    assert (ours - theirs).abs().max() <= 1e-5
+    """Random nets leave latents many times a trained net's: differences are in units of their spread."""
+    spread = theirs.std()
+    assert (theirs - plain).abs().mean() > 0.02 * spread, "no control: this comparison would prove nothing"
+    assert (ours - theirs).abs().max() <= 1e-5 * spread
 
 
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler])
@@ -204,7 +210,7 @@ def test_one_unit(world: World, scheduler: type) -> None:
     ours, calls = world.ours([unit(0, weight=0.8)], scheduler=scheduler)
     assert calls == (2 * STEPS - 1 if scheduler is HeunDiscreteScheduler else STEPS)
     theirs = world.theirs([0], 0.8, 0.0, 1.0, scheduler=scheduler)
-    assert_same(ours, theirs, world.run(world.plain(scheduler=scheduler)))
+    assert_same(ours, theirs, world.without_control(scheduler=scheduler))
 
 
 def test_three_stacked_units_with_windows(world: World) -> None:
@@ -218,21 +224,21 @@ def test_three_stacked_units_with_windows(world: World) -> None:
     )
     assert calls == STEPS
     starts, ends = map(list, zip(*windows, strict=True))
-    assert_same(ours, world.theirs([0, 1, 2], weights, starts, ends), world.run(world.plain()))
+    assert_same(ours, world.theirs([0, 1, 2], weights, starts, ends), world.without_control())
 
 
 def test_a_window_skips_the_network(world: World) -> None:
     # evaluation i of 6 is active iff i/6 >= 0.3 and (i+1)/6 <= 0.7: i = 2, 3
     ours, calls = world.ours([unit(0, guidance_start=0.3, guidance_end=0.7)])
     assert calls == 2
-    assert_same(ours, world.theirs([0], 1.0, 0.3, 0.7), world.run(world.plain()))
+    assert_same(ours, world.theirs([0], 1.0, 0.3, 0.7), world.without_control())
 
 
 def test_guess_mode_is_control_mode_with_its_scales_as_layers(world: World) -> None:
     # diffusers' guess mode: positive rows only, residual i of n scaled by logspace(-1, 0, n)[i]
     layers = torch.logspace(-1, 0, len(world.nets[0].controlnet_down_blocks) + 1).tolist()
     ours, _ = world.ours([unit(0, control_mode="ControlNet is more important", advanced_weighting=layers)])
-    assert_same(ours, world.theirs([0], 1.0, 0.0, 1.0, guess=True), world.run(world.plain()))
+    assert_same(ours, world.theirs([0], 1.0, 0.0, 1.0, guess=True), world.without_control())
 
 
 def test_without_a_negative_prompt_there_are_only_positive_rows(world: World) -> None:
@@ -252,7 +258,7 @@ def test_without_a_negative_prompt_there_are_only_positive_rows(world: World) ->
             ],
             1.0,
         )
-        assert_same(ours, theirs, world.run(world.plain(), guidance=1.0))
+        assert_same(ours, theirs, world.without_control(guidance=1.0))
 
 
 def test_soft_weights_are_the_published_ones(world: World) -> None:
@@ -262,7 +268,7 @@ def test_soft_weights_are_the_published_ones(world: World) -> None:
     soft, _ = world.ours([unit(0, weight=0.6, control_mode="My prompt is more important")])
     listed, _ = world.ours([unit(0, advanced_weighting=published)])
     full, _ = world.ours([unit(0, weight=0.6)])
-    plain = world.run(world.plain())
+    plain = world.without_control()
     assert (full - soft).abs().mean() > 0.01
     assert_same(soft, listed, plain)
     assert [soft_weight(i) for i in (0, 11, 12)] == pytest.approx([0.099414, 0.825, 1.0], abs=1e-6)
@@ -281,7 +287,7 @@ def test_soft_weights_are_the_published_ones(world: World) -> None:
 def test_what_must_not_act_changes_no_bit_and_calls_no_network(
     world: World, still: dict[str, object]
 ) -> None:
-    plain = world.run(world.plain())
+    plain = world.without_control()
     acting, called = world.ours([unit(0)])
     assert called == STEPS
     assert (acting - plain).abs().mean() > 0.05
@@ -311,7 +317,7 @@ def test_a_region_mask_is_the_residuals_inside_it(world: World) -> None:
     without, _ = world.ours([unit(0)])
     assert torch.equal(everywhere, without)
     half, _ = world.ours([unit(0, effective_region_mask=left)])
-    plain = world.run(world.plain())
+    plain = world.without_control()
     change = (half - plain).abs().mean(dim=(0, 1, 2))
     assert change[: SIZE // 16].mean() > 0.05
     assert not torch.equal(half, without)
