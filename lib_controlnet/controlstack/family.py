@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from controlstack import families, rooms
+from controlstack import rooms
 from controlstack.errors import ControlError
 from controlstack.joints import Call, Residuals, Services
 from controlstack.layout import Base
@@ -72,7 +73,7 @@ def register(family: Family) -> None:
 
 @cache
 def _load_rooms() -> dict[str, Exception]:
-    return rooms.load(families)
+    return rooms.load(import_module("controlstack.families"))
 
 
 def recognise(header: Header) -> Match:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
+from importlib import import_module
 
-from controlstack import annotator, rooms
+from controlstack import rooms
 from controlstack.errors import ControlError
 from controlstack.image import Array
 from controlstack.log import log
@@ -114,7 +115,7 @@ def register(preprocessor: Preprocessor) -> Preprocessor:
 
 @cache
 def _load_rooms() -> dict[str, Exception]:
-    return rooms.load(annotator)
+    return rooms.load(import_module("controlstack.annotator"))
 
 
 def everything() -> list[Preprocessor]:

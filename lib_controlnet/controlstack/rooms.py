@@ -19,7 +19,7 @@ def names(package: ModuleType) -> Iterator[str]:
 
 
 def load(package: ModuleType) -> dict[str, Exception]:
-    """Import every room. Returns the rooms that would not come, with the reason; the others live."""
+    """Import every room of a package. Returns those that would not come, with the reason; the others live."""
     broken: dict[str, Exception] = {}
     for name in names(package):
         try:
