@@ -104,8 +104,13 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor:
 class Services(Protocol):
     """What a host offers to families while a job runs."""
 
-    device: torch.device
-    dtype: torch.dtype
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet runs."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the UNet computes in."""
 
     def weight(self, name: str) -> Tensor | None:
         """A dequantised tensor of the live UNet by its name in diffusers' layout, None where it has no such

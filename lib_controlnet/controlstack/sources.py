@@ -49,7 +49,7 @@ def choose(unit: ControlNetUnit, job: Job, *, wants_mask: bool) -> Source:
 
     Raises ControlError when there is none, or when it cannot be read.
     """
-    own = image.inputs(unit.image, unit.mask)
+    own = image.inputs(unit.image, None if unit.image is None else unit.mask)
     if len(own) > 1:
         raise ControlError(
             f"It got {len(own)} pictures",
@@ -59,7 +59,8 @@ def choose(unit: ControlNetUnit, job: Job, *, wants_mask: bool) -> Source:
     if own:
         source = Source(_drawing(own[0]) if not wants_mask else own[0], unit.resize_mode)
     elif job.init is not None:
-        source = Source(job.init, job.init_resize)
+        masked = image.inputs(job.init.rgb, unit.mask)[0] if unit.mask is not None else job.init
+        source = Source(masked if wants_mask else Picture(masked.rgb), job.init_resize)
     else:
         raise ControlError(
             "It is enabled but has no picture",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from controlstack.layout import Base
 _POSITIONAL = ("sample", "timestep", "encoder_hidden_states")
 
 
-def attach(unet: nn.Module, on_call: OnCall) -> ExitStack:
+def attach(unet: Any, on_call: OnCall) -> ExitStack:
     """Ask `on_call` at every evaluation and add what it answers. Closing the returned stack takes all hooks
     out."""
     encoder: dict[int, Tensor] = {}
@@ -52,7 +52,7 @@ def attach(unet: nn.Module, on_call: OnCall) -> ExitStack:
 
 
 def follow(
-    unet: nn.Module,
+    unet: Any,
     step: Callable[[Call], Residuals | None],
     *,
     pictures: int,
@@ -78,7 +78,7 @@ def rows(count: int, pictures: int) -> tuple[Row, ...]:
     return tuple(Row(i % pictures, kind) for i, kind in enumerate(kinds))
 
 
-def base_of(unet: nn.Module) -> Base:
+def base_of(unet: Any) -> Base:
     """What a diffusers UNet is."""
     vector = getattr(unet, "add_embedding", None)
     return Base(
@@ -93,21 +93,21 @@ def base_of(unet: nn.Module) -> Base:
 class LiveUNet:
     """The services of a diffusers UNet."""
 
-    unet: nn.Module
+    unet: Any
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        return cast(torch.device, self.unet.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.unet.dtype
+        return cast(torch.dtype, self.unet.dtype)
 
     def weight(self, name: str) -> Tensor | None:
-        return self.unet.state_dict().get(name)
+        return cast("Tensor | None", self.unet.state_dict().get(name))
 
 
-def encoder_blocks(unet: nn.Module) -> list[nn.Module]:
+def encoder_blocks(unet: Any) -> list[nn.Module]:
     """The module whose output is encoder block i, in the order of LDM's `input_blocks`."""
     blocks = [unet.conv_in]
     for level in unet.down_blocks:
@@ -117,7 +117,7 @@ def encoder_blocks(unet: nn.Module) -> list[nn.Module]:
     return blocks
 
 
-def _inputs(unet: nn.Module, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def _inputs(unet: Any, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     sample = kwargs["sample"]
     rows = len(sample)
     t = torch.as_tensor(kwargs["timestep"], device=sample.device).reshape(-1).expand(rows)

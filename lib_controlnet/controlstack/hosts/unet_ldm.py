@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -18,12 +19,12 @@ from controlstack.joints import Residuals
 _POSITIONAL = ("x", "timesteps", "context", "y")
 
 
-def attach(unet: nn.Module, on_call: OnCall) -> ExitStack:
+def attach(unet: Any, on_call: OnCall) -> ExitStack:
     """Ask `on_call` at every evaluation and add what it answers. Closing the returned stack takes all hooks
     out."""
     now = Residuals()
 
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal now
         now = Residuals()  # an exception below leaves nothing behind for a later call
         given = dict(zip(_POSITIONAL, args, strict=False)) | kwargs
@@ -38,10 +39,13 @@ def attach(unet: nn.Module, on_call: OnCall) -> ExitStack:
 
         return before_decoder
 
+    def feature(block: int) -> Tensor | None:
+        return (now.encoder or {}).get(block)
+
     def add_output(find: Callable[[], Tensor | None]) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
         def after(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-            feature = find()
-            return None if feature is None else output + _like(feature, output)
+            found = find()
+            return None if found is None else output + _like(found, output)
 
         return after
 
@@ -52,9 +56,7 @@ def attach(unet: nn.Module, on_call: OnCall) -> ExitStack:
     for j, decoder in enumerate(unet.output_blocks):
         hooks.callback(decoder.register_forward_pre_hook(add_skip(last - j)).remove)
     for i, encoder in enumerate(unet.input_blocks):
-        hooks.callback(
-            encoder.register_forward_hook(add_output(lambda i=i: (now.encoder or {}).get(i))).remove
-        )
+        hooks.callback(encoder.register_forward_hook(add_output(partial(feature, i))).remove)
     return hooks
 
 

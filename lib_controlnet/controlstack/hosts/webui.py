@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,11 @@ class WebUI(ABC):
     @abstractmethod
     def model_folders(self) -> Sequence[Path]:
         """Where control models lie; the first folder wins."""
+
+    @property
+    @abstractmethod
+    def lock(self) -> AbstractContextManager[Any]:
+        """Held by whoever computes, one at a time."""
 
     @abstractmethod
     def base(self, p: Any) -> Base:
@@ -139,7 +144,7 @@ class WebUI(ABC):
             hires=bool(getattr(p, "enable_hr", False)),
             seed=_seed(p),
             init=_init_picture(p),
-            init_resize=ResizeMode.parse(getattr(p, "resize_mode", 0) or 0),
+            init_resize=ResizeMode(getattr(p, "resize_mode", None) or 0),
             only_masked=p.inpaint_full_res_padding if getattr(p, "inpaint_full_res", False) else None,
         )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-from modules import paths, shared
+from modules import call_queue, paths, shared
 
 from controlstack.hosts import unet_diffusers
 from controlstack.hosts.webui import WebUI
@@ -27,6 +27,10 @@ class Embedded(WebUI):
     def model_folders(self) -> Sequence[Path]:
         given = self.flag("controlnet_dir")
         return [*([Path(given)] if given else []), Path(paths.models_path) / "ControlNet"]
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        return call_queue.queue_lock
 
     def base(self, p: Any) -> Base:
         return unet_diffusers.base_of(p.sd_model.unet)
