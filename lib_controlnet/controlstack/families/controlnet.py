@@ -1,10 +1,10 @@
-"""ControlNet: a trainable copy of the UNet's encoder that reads a picture (Zhang et al., arXiv 2302.05543)."""
+"""ControlNet: a trained copy of the UNet's encoder that reads a picture (Zhang et al., arXiv 2302.05543)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,49 +19,55 @@ OTHER_KINDS = ("lora_controlnet", "task_embedding", "control_add_embedding.", ".
 """In the tensor names of relatives that are no plain ControlNets: Control-LoRA, Union, SparseCtrl."""
 
 DIFFERENCE = "difference"
-"""A tensor that says: what the file has in common with the UNet is stored as a difference from the UNet's weights."""
+"""A tensor of this name says that what the UNet has too is stored as a difference from the UNet's weights."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """names: diffusers' name -> the file's; pooled: residuals are averaged over the picture."""
+    """What a file says of itself.
 
-    layout: EncoderLayout
+    prefix: in front of all its tensors' names
+    names: diffusers' name -> the file's
+    pooled: residuals are averaged over the picture
+    """
+
+    prefix: str
     names: Mapping[str, str]
+    layout: EncoderLayout
     pooled: bool
 
 
 class ControlNetFamily(Family):
-    """Files with the names of LDM (alone, behind `control_model.`, inside a whole checkpoint) or of diffusers."""
+    """Files with LDM's names (alone, behind `control_model.`, in a whole checkpoint) or with diffusers'."""
 
     name = "ControlNet"
 
     def match(self, header: Header) -> Match | None:
-        names = _names(header.shapes)
-        if names is None:
+        found = _names(header.shapes)
+        if found is None:
             return None
+        prefix, names = found
         shapes = {ours: header.shapes[theirs] for ours, theirs in names.items()}
         layout = EncoderLayout.read(shapes, header.metadata)
         if layout.hint[0] != 3 or layout.in_channels != 4:
             raise ControlError(
                 f"The ControlNet {header.path.name} cannot be used",
-                f"It reads a hint of {layout.hint[0]} channels and {layout.in_channels} latent channels, not 3 and 4",
+                f"It reads {layout.hint[0]} hint and {layout.in_channels} latent channels, not 3 and 4",
                 "Choose another model",
             )
         # The one thing that no tensor tells: the shuffle model was trained with pooled residuals.
         pooled = "shuffle" in header.path.stem.lower()
         base = layout.base
-        return Match(self, header, base, base.blocks + 1, cond_only=pooled, detail=Reading(layout, names, pooled))
+        reading = Reading(prefix, names, layout, pooled)
+        return Match(self, header, base, base.blocks + 1, cond_only=pooled, detail=reading)
 
     def load(self, match: Match, services: Services) -> nn.Module:
         from diffusers import ControlNetModel
 
-        reading = match.detail
-        assert isinstance(reading, Reading)
+        reading = cast(Reading, match.detail)
         with torch.device("meta"):
             net = ControlNetModel(**reading.layout.controlnet_config())
-        net.requires_grad_(False).eval()
-        _check_complete(match.header, reading.names, net)
+        _check_complete(match.header, reading, net)
         difference = DIFFERENCE in match.header.shapes
         dtype = None if difference else services.dtype
         tensors = read_tensors(match.header, reading.names.values(), dtype=dtype, device=services.device)
@@ -69,16 +75,15 @@ class ControlNetFamily(Family):
         if difference:
             weights = _with_base(weights, match.header, services)
         net.load_state_dict(weights, assign=True)
+        net.requires_grad_(False).eval()  # torch 2.1 makes whatever it assigns require gradients
         return Network(net)
 
     def begin(self, model: nn.Module, match: Match, hint: Tensor) -> Control:
-        assert isinstance(model, Network)
-        assert isinstance(match.detail, Reading)
-        return Pass(model, hint, pooled=match.detail.pooled)
+        return Pass(cast(Network, model), hint, pooled=cast(Reading, match.detail).pooled)
 
 
 class Network(nn.Module):
-    """A ControlNet in two parts: the hint encoder, which runs once in a pass, and the rest, which runs at each step."""
+    """A ControlNet in two parts: the hint encoder runs once in a pass, the rest at each evaluation."""
 
     def __init__(self, net: Any) -> None:
         super().__init__()
@@ -86,8 +91,8 @@ class Network(nn.Module):
         net.controlnet_cond_embedding = nn.Identity()
         self.vector = net.config.addition_embed_type is not None
         if self.vector:
-            # Hosts hand over LDM's finished vector. diffusers makes it from text_embeds and the sinusoids of time_ids;
-            # without the sinusoids it only glues the two together again.
+            # Hosts hand over LDM's finished vector. diffusers makes it of text_embeds and the sinusoids of
+            # time_ids; without the sinusoids it only joins the two halves again.
             net.add_time_proj = nn.Identity()
         self.net: nn.Module = net
 
@@ -104,8 +109,7 @@ class Pass:
     def residuals(self, call: Call) -> Residuals:
         hint, added = self._hint, None
         if self._network.vector:
-            assert call.y is not None
-            y = call.y.to(hint)
+            y = cast(Tensor, call.y).to(hint)
             added = {"text_embeds": y[:, :1], "time_ids": y[:, 1:]}
         with torch.no_grad():
             skips, middle = self._network.net(
@@ -117,7 +121,7 @@ class Pass:
                 return_dict=False,
             )
         finish = _pool if self._pooled else _keep
-        return Residuals(tuple(finish(skip).to(call.x) for skip in skips), finish(middle).to(call.x))
+        return Residuals(tuple(finish(skip.to(call.x)) for skip in skips), finish(middle.to(call.x)))
 
 
 def _keep(feature: Tensor) -> Tensor:
@@ -129,13 +133,65 @@ def _pool(feature: Tensor) -> Tensor:
     return feature.mean((2, 3), keepdim=True).expand_as(feature)
 
 
-def _names(shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, str] | None:
-    """diffusers' name -> the file's name, or None for another kind of file."""
+def _names(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, Mapping[str, str]] | None:
+    """The prefix, and diffusers' name -> the file's name; None for another kind of file."""
     if any(mark in name for name in shapes for mark in OTHER_KINDS):
         return None
     if "controlnet_cond_embedding.conv_in.weight" in shapes:
-        return {name: name for name in shapes if name != DIFFERENCE}
+        return "", {name: name for name in shapes if name != DIFFERENCE}
     for prefix in ("", "control_model."):
         if f"{prefix}input_hint_block.0.weight" in shapes:
-            return controlnet_names(shapes, prefix)
+            return prefix, controlnet_names(shapes, prefix)
     return None
+
+
+def _check_complete(header: Header, reading: Reading, net: nn.Module) -> None:
+    """Every tensor of the network is in the file, in the right size, and the file has no other."""
+    expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    held = {ours: header.shapes[theirs] for ours, theirs in reading.names.items()}
+    known = {*reading.names.values(), DIFFERENCE}
+    faults = {
+        "it lacks": expected.keys() - held.keys(),
+        "it has the unknown": held.keys() - expected.keys()
+        | {name for name in header.shapes if name.startswith(reading.prefix) and name not in known},
+        "of the wrong size are": {
+            name for name in expected.keys() & held.keys() if expected[name] != held[name]
+        },
+    }
+    for fault, names in faults.items():
+        if names:
+            raise ControlError(
+                f"The ControlNet {header.path.name} cannot be used",
+                f"It is damaged or a variant that this extension does not know: {fault} {_few(names)}",
+                "Download it again, or choose another model",
+            )
+
+
+def _few(names: Collection[str]) -> str:
+    more = f" and {len(names) - 3} more tensors" if len(names) > 3 else ""
+    return ", ".join(sorted(names)[:3]) + more
+
+
+def _with_base(weights: Mapping[str, Tensor], header: Header, services: Services) -> dict[str, Tensor]:
+    """Differences become weights: the live UNet's are added wherever it has a tensor of the same name."""
+    base = {name: services.weight(name) for name in weights if not name.startswith("controlnet_")}
+    if not any(tensor is not None for tensor in base.values()):
+        raise ControlError(
+            f"The ControlNet {header.path.name} cannot be used",
+            "It stores differences from the checkpoint's weights, and those cannot be read here",
+            "Choose the full model of the same name",
+        )
+    return {name: _sum(stored, base.get(name)).to(services.dtype) for name, stored in weights.items()}
+
+
+def _sum(stored: Tensor, base: Tensor | None) -> Tensor:
+    if base is None:
+        return stored
+    if base.ndim == 4:
+        base = base[
+            :, : stored.shape[1]
+        ]  # an inpaint checkpoint reads more channels than the latent's, behind it
+    return stored.float() + base.to(stored.device, torch.float32)
+
+
+register(ControlNetFamily())
