@@ -26,37 +26,6 @@ def white_on_black(grey: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("first", "scale", "resize", "expected"),
-    [
-        ((512, 768), 2.0, (0, 0), (1024, 1536)),
-        ((520, 512), 1.5, (0, 0), (776, 768)),  # 780 px are 97 cells and a half
-        ((512, 768), 2.0, (1024, 0), (1024, 1536)),
-        ((512, 768), 2.0, (0, 1024), (680, 1024)),  # 1024 · 512 / 768 = 682.7
-        ((512, 768), 2.0, (1024, 1024), (1024, 1024)),
-        ((512, 512), 2.0, (1008, 1001), (1008, 1008)),  # 7 px stand out, which is no whole cell
-        ((512, 512), 2.0, (1004, 1000), (1000, 1000)),  # covers 1004, 125 cells; 4 px stand out
-    ],
-)
-def test_hires_size(first, scale: float, resize, expected) -> None:
-    """Expected: worked by hand from A1111 1.10's rules."""
-    assert geometry.hires_size(*first, scale, *resize) == expected
-
-
-@given(cells, cells, cells, cells)
-def test_both_hires_sides_in_whole_cells_are_kept(width: int, height: int, x: int, y: int) -> None:
-    assert geometry.hires_size(width, height, 2.0, x, y) == (x, y)
-
-
-@given(cells, cells, st.integers(64, 4096), st.booleans())
-def test_one_hires_side_keeps_the_aspect_ratio(width: int, height: int, side: int, is_width: bool) -> None:
-    x, y = geometry.hires_size(width, height, 2.0, side if is_width else 0, 0 if is_width else side)
-    given_side, other, ratio = (x, y, height / width) if is_width else (y, x, width / height)
-    assert given_side == geometry.multiple_of_8(side)
-    assert other % 8 == 0
-    assert other <= side * ratio < other + 9
-
-
-@pytest.mark.parametrize(
     ("mode", "expected"),
     [(ResizeMode.OUTER_FIT, 683), (ResizeMode.INNER_FIT, 1024), (ResizeMode.RESIZE, 1024)],
 )

@@ -26,29 +26,6 @@ class Box(NamedTuple):
     bottom: int
 
 
-def multiple_of_8(px: int) -> int:
-    """The size a latent of 8 px cells covers."""
-    return px // 8 * 8
-
-
-def hires_size(width: int, height: int, scale: float, resize_x: int, resize_y: int) -> tuple[int, int]:
-    """Width and height of the hires pass for a first pass of `width` and `height`.
-
-    Without `resize_x` and `resize_y` (both 0) it is the scaled size. With one of them the other follows the
-    aspect ratio. With both the picture grows until it covers them, then loses the latent cells beyond them.
-    Source: calculate_target_resolution and sample_hr_pass, A1111 1.10.
-    """
-    if not resize_x and not resize_y:
-        return multiple_of_8(int(width * scale)), multiple_of_8(int(height * scale))
-    if resize_x * height > resize_y * width:
-        cover_x, cover_y = resize_x, resize_x * height // width
-    else:
-        cover_x, cover_y = resize_y * width // height, resize_y
-    cut_x = (cover_x - (resize_x or cover_x)) // 8
-    cut_y = (cover_y - (resize_y or cover_y)) // 8
-    return 8 * (cover_x // 8 - cut_x), 8 * (cover_y // 8 - cut_y)
-
-
 def pixel_perfect_resolution(
     image_h: int, image_w: int, target_h: int, target_w: int, mode: ResizeMode
 ) -> int:

@@ -59,7 +59,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """One preprocessor. `run` takes a picture "H W 3" uint8 RGB and returns a map, uint8 "h w 3|4".
+    """One preprocessor: `run` makes a map, uint8 "h w 3|4", of a picture, uint8 "H W 3" RGB.
 
     name, label: what the API says and what people see; both are found
     control_types: the control types that offer it
