@@ -1,0 +1,67 @@
+"""The embedded host: a thin Stable Diffusion WebUI around diffusers, with A1111's script contract."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def boot(argv: Sequence[str] = ()) -> None:
+    """Make this process the host: `modules` importable, the checkpoint and the extensions' scripts loaded.
+
+    argv: the command line, see `modules/shared_cmd_options.py`. Once in a process.
+    Raises ControlError for a checkpoint that cannot be loaded.
+    """
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("ControlStack").setLevel(logging.INFO)
+    _publish_modules()
+    roots = _parse(argv)
+    from modules import devices, script_callbacks, scripts, shared
+
+    from controlstack.hosts.embedded import checkpoint
+
+    _quiet_libraries()
+    shared.sd_model = checkpoint.load(shared.cmd_opts.ckpt, devices.device, shared.cmd_opts.prediction)
+    scripts.load_scripts(roots)
+    script_callbacks.ui_settings_callback()
+    script_callbacks.model_loaded_callback(shared.sd_model)
+    scripts.scripts_txt2img.initialize_scripts(is_img2img=False)
+    scripts.scripts_img2img.initialize_scripts(is_img2img=True)
+
+
+def _publish_modules() -> None:
+    """Import the folder `modules` beside this file under the top-level name that WebUI scripts use."""
+    if "modules" in sys.modules:
+        raise RuntimeError("This process has another package called modules; the embedded host needs its own")
+    here = str(Path(__file__).parent)
+    sys.path.insert(0, here)
+    try:
+        importlib.import_module("modules")
+    finally:
+        sys.path.remove(here)
+
+
+def _parse(argv: Sequence[str]) -> list[Path]:
+    """Read the command line with the flags that extensions add; returns the extensions' folders."""
+    from modules import script_loading
+    from modules.shared_cmd_options import ROOT, cmd_opts, parser
+
+    data_dir = parser.parse_known_args([arg for arg in argv if arg not in ("-h", "--help")])[0].data_dir
+    roots = [ROOT, *sorted(folder for folder in (data_dir / "extensions").glob("*") if folder.is_dir())]
+    for preload in (root / "preload.py" for root in roots):
+        if preload.is_file():
+            script_loading.load_module(preload).preload(parser)
+    parser.parse_args(list(argv), namespace=cmd_opts)
+    return roots
+
+
+def _quiet_libraries() -> None:
+    """diffusers and transformers warn about what a user can do nothing about."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()

@@ -1,0 +1,34 @@
+"""`python -m controlstack.hosts.embedded`: serve the embedded host."""
+
+from __future__ import annotations
+
+import sys
+
+from controlstack.errors import ControlError
+from controlstack.hosts import embedded
+
+
+def main() -> int:
+    """Serve until Ctrl-C. Returns the exit code."""
+    try:
+        embedded.boot(sys.argv[1:])
+    except ControlError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    from modules import shared
+
+    from controlstack.hosts.embedded import server
+
+    port = shared.cmd_opts.port
+    running = server.create_server(port)
+    sys.stdout.write(f"Serving on http://{server.HOST}:{port} (Ctrl-C ends it)\n")
+    sys.stdout.flush()
+    try:
+        running.run()
+    except KeyboardInterrupt:
+        return 0
+    return 0 if running.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""Between pictures and latents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def encode(vae: Any, pictures: Tensor) -> Tensor:
+    """Pictures "B 3 H W", 0..1, as latents "B 4 h w" scaled as the UNet wants them.
+
+    Takes the mode of the VAE's distribution, not a draw: a picture always starts from the same latents.
+    """
+    modes = [vae.encode(p[None].to(vae.device, vae.dtype) * 2 - 1).latent_dist.mode() for p in pictures]
+    return torch.cat(modes) * vae.config.scaling_factor
+
+
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """The pictures "B 3 H W", 0..1, of scaled latents "B 4 h w"; one by one, which bounds the memory."""
+    scaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
+    pictures = [vae.decode(one[None], return_dict=False)[0] for one in scaled]
+    return (torch.cat(pictures).float() / 2 + 0.5).clamp(0, 1)

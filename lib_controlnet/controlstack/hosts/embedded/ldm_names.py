@@ -1,0 +1,57 @@
+"""The LDM names of a ControlNet's tensors, for writing files that every WebUI reads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+_FIXED = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+    "controlnet_mid_block": "middle_block_out.0",
+    "controlnet_cond_embedding.conv_in": "input_hint_block.0",
+}
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
+
+
+def controlnet(names: Collection[str]) -> dict[str, str]:
+    """diffusers' name -> LDM's, without the prefix `control_model.`, for all tensors of a ControlNet."""
+    resnets = len({n.split(".")[3] for n in names if n.startswith("down_blocks.0.resnets.")})
+    hints = len({n.split(".")[2] for n in names if n.startswith("controlnet_cond_embedding.blocks.")})
+    last = {"controlnet_cond_embedding.conv_out": f"input_hint_block.{2 * hints + 2}"}
+    return {name: _renamed(name, {**_FIXED, **last}, resnets) for name in names}
+
+
+def _renamed(name: str, fixed: dict[str, str], resnets: int) -> str:
+    for ours, ldm in fixed.items():
+        if name.startswith(ours + "."):
+            rest = name.removeprefix(ours + ".")
+            return f"{ldm}.{_in_resnet(rest) if 'resnets' in ours else rest}"
+    group, *parts = name.split(".")
+    if group == "controlnet_down_blocks":
+        return f"zero_convs.{parts[0]}.0.{parts[1]}"
+    if group == "controlnet_cond_embedding":
+        return f"input_hint_block.{2 * int(parts[1]) + 2}.{parts[2]}"
+    level, kind, index, *rest = parts
+    if kind == "downsamplers":
+        return f"input_blocks.{(int(level) + 1) * (resnets + 1)}.0.op.{rest[-1]}"
+    block = f"input_blocks.{1 + int(level) * (resnets + 1) + int(index)}"
+    inside = ".".join(rest)
+    return f"{block}.0.{_in_resnet(inside)}" if kind == "resnets" else f"{block}.1.{inside}"
+
+
+def _in_resnet(name: str) -> str:
+    layer, kind = name.split(".")
+    return f"{_RESNET[layer]}.{kind}"

@@ -1,0 +1,1 @@
+"""The helpers of A1111's API that scripts import."""

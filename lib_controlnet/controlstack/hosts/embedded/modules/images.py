@@ -1,0 +1,45 @@
+"""Pictures: fitting and saving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from controlstack import geometry
+from controlstack.unit import ResizeMode
+
+
+def resize_image(resize_mode: int, im: Image.Image, width: int, height: int) -> Image.Image:
+    """Fit a picture to a size: 0 stretches, 1 crops, 2 fills up with edge pixels; Lanczos."""
+    pixels = np.asarray(im)
+    grey = pixels.ndim == 2
+    fitted = geometry.resample(pixels[:, :, None] if grey else pixels, width, height, ResizeMode(resize_mode))
+    return Image.fromarray(fitted[:, :, 0] if grey else fitted)
+
+
+def flatten(img: Image.Image, bgcolor: str = "#ffffff") -> Image.Image:
+    """RGB, with what is transparent on a plain background."""
+    if img.mode != "RGBA":
+        return img.convert("RGB")
+    background = Image.new("RGBA", img.size, bgcolor)
+    return Image.alpha_composite(background, img).convert("RGB")
+
+
+def png_info(text: str | None) -> PngImagePlugin.PngInfo:
+    """The infotext where WebUIs look for it."""
+    info = PngImagePlugin.PngInfo()
+    if text:
+        info.add_text("parameters", text)
+    return info
+
+
+def save_image(image: Image.Image, path: str | Path, basename: str, *, info: str | None = None) -> Path:
+    """Save as PNG in the folder, numbered onwards. Returns the file."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = (int(file.name[:5]) for file in folder.glob("*.png") if file.name[:5].isdigit())
+    file = folder / f"{max(taken, default=-1) + 1:05}-{basename}.png"
+    image.save(file, pnginfo=png_info(info))
+    return file

@@ -1,0 +1,159 @@
+"""Running a job: batches, and the order in which the hooks of scripts are called."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from modules import images, rng, scripts, shared
+from modules.infotext_utils import create_infotext
+from modules.paths import default_output_dir
+from modules.processed import Processed
+from modules.processing_base import NOT_OFFERED, DecodedSamples, StableDiffusionProcessing, opt_C, opt_f
+from modules.processing_img2img import StableDiffusionProcessingImg2Img
+from modules.processing_txt2img import StableDiffusionProcessingTxt2Img
+from PIL import Image
+from torch import Tensor
+
+from controlstack.hosts.embedded import latents
+
+__all__ = [
+    "Processed",
+    "StableDiffusionProcessing",
+    "StableDiffusionProcessingImg2Img",
+    "StableDiffusionProcessingTxt2Img",
+    "create_infotext",
+    "get_fixed_seed",
+    "process_images",
+    "process_images_inner",
+]
+
+
+def process_images(p: StableDiffusionProcessing) -> Processed:
+    """Run a job under the settings that it overrides."""
+    if p.scripts is None:  # a job of another script's may run without any
+        p.scripts = scripts.ScriptRunner()
+    p.scripts.before_process(p)
+    with _overridden_settings(p):
+        return process_images_inner(p)
+
+
+def process_images_inner(p: StableDiffusionProcessing) -> Processed:
+    """Run a job. The hooks come in A1111's order, which a test holds."""
+    _fill_lists(p)
+    _comment_on_what_is_ignored(p)
+    p.scripts.process(p)
+    pictures: list[Image.Image] = []
+    with torch.no_grad():
+        p.init(p.all_prompts, p.all_seeds, p.all_subseeds)
+        shared.state.job_count = p.n_iter
+        for n in range(p.n_iter):
+            if shared.state.interrupted:
+                break
+            pictures += _batch(p, n)
+            shared.state.nextjob()
+    infotexts = [picture.info["parameters"] for picture in pictures]
+    processed = Processed(p, pictures, infotexts[0] if infotexts else "", infotexts)
+    p.scripts.postprocess(p, processed)
+    return processed
+
+
+def get_fixed_seed(seed: Any) -> Any:
+    """The seed, or a random one for -1, None and ""; a list of seeds stays one."""
+    return random.randrange(4294967294) if seed in (-1, None, "", "-1") else seed  # noqa: S311  no secret
+
+
+def _fill_lists(p: StableDiffusionProcessing) -> None:
+    """One prompt and one seed for each picture of the job; seeds count up."""
+    count = p.batch_size * p.n_iter
+    p.all_prompts = list(p.prompt) if isinstance(p.prompt, list) else [p.prompt] * count
+    count = len(p.all_prompts)
+    p.all_negative_prompts = (
+        list(p.negative_prompt) if isinstance(p.negative_prompt, list) else [p.negative_prompt] * count
+    )
+    seed, subseed = get_fixed_seed(p.seed), get_fixed_seed(p.subseed)
+    p.all_seeds = list(seed) if isinstance(seed, list) else [int(seed) + i for i in range(count)]
+    p.all_subseeds = list(subseed) if isinstance(subseed, list) else [int(subseed) + i for i in range(count)]
+
+
+def _comment_on_what_is_ignored(p: StableDiffusionProcessing) -> None:
+    for name in NOT_OFFERED:
+        if getattr(p, name) not in (None, False, 0, "", [], "Automatic", "None"):
+            p.comment(f"The embedded host does not offer {name}; it was ignored.")
+
+
+@contextmanager
+def _overridden_settings(p: StableDiffusionProcessing) -> Iterator[None]:
+    before = dict(shared.opts.data)
+    shared.opts.data.update(p.override_settings)
+    try:
+        yield
+    finally:
+        if p.override_settings_restore_afterwards:
+            shared.opts.data.clear()
+            shared.opts.data.update(before)
+
+
+def _batch(p: StableDiffusionProcessing, n: int) -> list[Image.Image]:
+    """The finished pictures of batch `n`."""
+    p.iteration = n
+    part = slice(n * p.batch_size, (n + 1) * p.batch_size)
+    p.prompts, p.negative_prompts = p.all_prompts[part], p.all_negative_prompts[part]
+    p.seeds, p.subseeds = p.all_seeds[part], p.all_subseeds[part]
+    p.rng = rng.ImageRNG((opt_C, p.height // opt_f, p.width // opt_f), p.seeds)
+    p.scripts.before_process_batch(p, **p.batch_facts())
+    p.scripts.after_extra_networks_activate(p, **p.batch_facts(), extra_network_data=p.extra_network_data)
+    p.scripts.process_batch(p, **p.batch_facts())
+    p.c = p.encode_prompts(p.prompts, p.negative_prompts)
+    sampled = scripts.PostSampleArgs(p.sample())
+    p.scripts.post_sample(p, sampled)
+    decoded = _decoded(p, sampled.samples)
+    p.scripts.postprocess_batch(p, decoded, batch_number=n)
+    listed = scripts.PostprocessBatchListArgs(list(decoded))
+    p.scripts.postprocess_batch_list(p, listed, batch_number=n)
+    return [_finished(p, picture, i) for i, picture in enumerate(listed.images)]
+
+
+def _decoded(p: StableDiffusionProcessing, samples: Tensor | DecodedSamples) -> Tensor:
+    """Pictures "B 3 H W", 0..1, on the CPU."""
+    if isinstance(samples, DecodedSamples):
+        return torch.stack(samples).cpu()
+    return latents.decode(p.sd_model.vae, samples).cpu()
+
+
+def _finished(p: StableDiffusionProcessing, decoded: Tensor, i: int) -> Image.Image:
+    """Picture `i` of a batch below what inpainting keeps, with its infotext; saved if the job wants that."""
+    pixels = (decoded * 255).round().clamp(0, 255).permute(1, 2, 0).numpy()
+    pp = scripts.PostprocessImageArgs(Image.fromarray(pixels.astype(np.uint8)), i)
+    p.scripts.postprocess_image(p, pp)
+    overlays = p.overlay_images or []
+    overlay = overlays[min(i, len(overlays) - 1)] if overlays else None
+    ppmo = scripts.PostProcessMaskOverlayArgs(i, p.mask_for_overlay, overlay)
+    p.scripts.postprocess_maskoverlay(p, ppmo)
+    pp = scripts.PostprocessImageArgs(_composite(pp.image, p.paste_to, ppmo.overlay_image), i)
+    p.scripts.postprocess_image_after_composite(p, pp)
+    index = min(p.iteration * p.batch_size + i, len(p.all_seeds) - 1)  # a script may have added pictures
+    picture: Image.Image = pp.image
+    picture.info["parameters"] = create_infotext(p, index)
+    if not p.do_not_save_samples:
+        folder = p.outpath_samples or default_output_dir
+        images.save_image(picture, folder, str(p.all_seeds[index]), info=picture.info["parameters"])
+    return picture
+
+
+def _composite(
+    picture: Image.Image, paste_to: tuple[int, int, int, int] | None, overlay: Image.Image | None
+) -> Image.Image:
+    """The picture below the overlay; where it was painted larger than it is, brought to its place first."""
+    if overlay is None:
+        return picture
+    if paste_to is not None:
+        left, top, width, height = paste_to
+        canvas = Image.new("RGB", overlay.size)
+        canvas.paste(images.resize_image(1, picture, width, height), (left, top))
+        picture = canvas
+    return Image.alpha_composite(picture.convert("RGBA"), overlay).convert("RGB")

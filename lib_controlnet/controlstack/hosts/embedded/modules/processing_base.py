@@ -1,0 +1,181 @@
+"""What every job has, with A1111's names and defaults, and one sampling pass of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from modules import script_callbacks, shared
+from PIL import Image
+from torch import Tensor
+
+from controlstack.hosts.embedded import pipeline, samplers
+
+opt_C = 4  # noqa: N816  their name
+opt_f = 8
+"""Channels of the latents, and px to a latent cell."""
+
+NOT_OFFERED = ("styles", "subseed_strength", "restore_faces", "tiling", "refiner_checkpoint", "scheduler")
+"""Fields of A1111's that change nothing here; a job that sets one gets a comment."""
+
+
+class DecodedSamples(list[Tensor]):
+    """The pictures "3 H W", 0..1, of a hires pass, which A1111 hands to `post_sample` in place of latents."""
+
+    already_decoded = True
+
+
+@dataclass(repr=False)
+class StableDiffusionProcessing:
+    """A job. What its constructor does not take is filled in as it runs."""
+
+    sd_model: Any = None
+    outpath_samples: str | None = None
+    prompt: str = ""
+    negative_prompt: str = ""
+    styles: list[str] | None = None
+    seed: int = -1
+    subseed: int = -1
+    subseed_strength: float = 0
+    sampler_name: str | None = None
+    scheduler: str | None = None
+    batch_size: int = 1
+    n_iter: int = 1
+    steps: int = 50
+    cfg_scale: float = 7.0
+    width: int = 512
+    height: int = 512
+    restore_faces: bool | None = None
+    tiling: bool | None = None
+    do_not_save_samples: bool = False
+    do_not_save_grid: bool = False
+    extra_generation_params: dict[str, Any] = field(default_factory=dict)
+    overlay_images: list[Image.Image] | None = None
+    eta: float | None = None
+    denoising_strength: float | None = None
+    override_settings: dict[str, Any] = field(default_factory=dict)
+    override_settings_restore_afterwards: bool = True
+    refiner_checkpoint: str | None = None
+    disable_extra_networks: bool = False
+
+    scripts_value: Any = field(default=None, init=False)
+    script_args_value: Any = field(default=None, init=False)
+    is_api: bool = field(default=False, init=False)
+    is_hr_pass: bool = field(default=False, init=False)
+    comments: dict[str, int] = field(default_factory=dict, init=False)
+    iteration: int = field(default=0, init=False)
+    prompts: list[str] = field(default_factory=list, init=False)
+    negative_prompts: list[str] = field(default_factory=list, init=False)
+    seeds: list[int] = field(default_factory=list, init=False)
+    subseeds: list[int] = field(default_factory=list, init=False)
+    all_prompts: list[str] = field(default_factory=list, init=False)
+    all_negative_prompts: list[str] = field(default_factory=list, init=False)
+    all_seeds: list[int] = field(default_factory=list, init=False)
+    all_subseeds: list[int] = field(default_factory=list, init=False)
+    extra_network_data: dict[str, Any] = field(default_factory=dict, init=False)
+    rng: Any = field(default=None, init=False)
+    sampler: Any = field(default=None, init=False)
+    c: Any = field(default=None, init=False)
+    paste_to: tuple[int, int, int, int] | None = field(default=None, init=False)
+    mask_for_overlay: Image.Image | None = field(default=None, init=False)
+    latents_after_sampling: Tensor | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.sd_model = shared.sd_model
+        self.sampler_name = self.sampler_name or samplers.DEFAULT
+
+    @property
+    def scripts(self) -> Any:
+        """The tab's `ScriptRunner`."""
+        return self.scripts_value
+
+    @scripts.setter
+    def scripts(self, runner: Any) -> None:
+        self.scripts_value = runner
+        self._setup_scripts()
+
+    @property
+    def script_args(self) -> Sequence[Any]:
+        """The arguments of all scripts; each knows its place among them."""
+        return self.script_args_value
+
+    @script_args.setter
+    def script_args(self, values: Sequence[Any]) -> None:
+        self.script_args_value = values
+        self._setup_scripts()
+
+    def _setup_scripts(self) -> None:
+        if self.scripts_value and self.script_args_value:
+            self.scripts_value.setup_scrips(self)
+
+    def comment(self, text: str) -> None:
+        """Say something about this job to whoever asked for it."""
+        self.comments[text] = 1
+
+    def init(self, all_prompts: list[str], all_seeds: list[int], all_subseeds: list[int]) -> None:
+        """Prepare what all batches share."""
+
+    def sample(self) -> Tensor | DecodedSamples:
+        """Sample one batch: final latents "B 4 h w", or the pictures of a hires pass."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of what the job held."""
+        self.sampler = self.c = None
+        self.sd_model.pipe = None
+
+    def batch_facts(self) -> dict[str, Any]:
+        """What the hooks of a batch are told."""
+        return {
+            "batch_number": self.iteration,
+            "prompts": self.prompts,
+            "seeds": self.seeds,
+            "subseeds": self.subseeds,
+        }
+
+    def encode_prompts(self, prompts: list[str], negatives: list[str]) -> pipeline.Prompts:
+        return pipeline.encode(self.sd_model, prompts, negatives, cfg=self.cfg_scale > 1)
+
+    def run_pass(self, start: pipeline.Pass, sampler: str) -> Tensor:
+        """One sampling pass: its hook, a diffusers pipeline, a callback at every evaluation of the UNet."""
+        x = start.noise if start.init is None else start.init
+        start = pipeline.for_checkpoint(self.sd_model, start)
+        shared.state.sampling_step = 0
+        pipe = self.sampler = self.sd_model.pipe = pipeline.build(self.sd_model, sampler, start)
+        c = start.prompts
+        self.scripts.process_before_every_sampling(self, x=x, noise=start.noise, c=c.cond, uc=c.uncond)
+
+        def on_evaluation(called: dict[str, Any]) -> None:
+            shared.state.sampling_steps = pipe.num_timesteps
+            _cfg_denoiser(called, len(start.noise), pipe)
+
+        def on_step(running: Any, step: int) -> None:
+            shared.state.sampling_step = step + 1
+            if shared.state.interrupted:
+                running._interrupt = True  # the way out that diffusers documents for callbacks
+
+        with pipeline.watched(self.sd_model.unet, on_evaluation):
+            self.latents_after_sampling = pipeline.run(pipe, start, on_step)
+        return self.latents_after_sampling
+
+
+def _cfg_denoiser(called: dict[str, Any], batch: int, pipe: Any) -> None:
+    """Fire A1111's callback with the arguments of a UNet call, and let it change them."""
+    sample, context = called["sample"], called["encoder_hidden_states"]
+    alpha = pipe.scheduler.alphas_cumprod[torch.as_tensor(called["timestep"]).cpu().round().long()]
+    params = script_callbacks.CFGDenoiserParams(
+        x=sample[:, :opt_C],
+        image_cond=sample[:, opt_C:] if sample.shape[1] > opt_C else None,
+        sigma=((1 - alpha) / alpha).sqrt().to(sample).expand(len(sample)),
+        sampling_step=shared.state.sampling_step,
+        total_sampling_steps=pipe.num_timesteps,
+        text_cond=context[-batch:],
+        text_uncond=context[:-batch] if len(context) > batch else None,
+        denoiser=pipe,
+    )
+    script_callbacks.cfg_denoiser_callback(params)
+    images, texts = (params.x, params.image_cond), (params.text_uncond, params.text_cond)
+    called["sample"] = torch.cat([part for part in images if part is not None], dim=1)
+    called["encoder_hidden_states"] = torch.cat([part for part in texts if part is not None])

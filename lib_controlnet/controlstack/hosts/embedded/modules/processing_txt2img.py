@@ -1,0 +1,118 @@
+"""Pictures from prompts alone, and hires fix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from modules import rng
+from modules.processing_base import DecodedSamples, StableDiffusionProcessing, opt_f
+from PIL import Image
+from torch import Tensor
+
+from controlstack.hosts.embedded import latents, pipeline
+
+LATENT_UPSCALERS = {"Latent": "bilinear", "Latent (nearest)": "nearest", "Latent (bicubic)": "bicubic"}
+PIXEL_UPSCALERS = {"Lanczos": Image.Resampling.LANCZOS, "Nearest": Image.Resampling.NEAREST}
+
+
+@dataclass(repr=False)
+class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
+    """With `enable_hr` a second pass refines the enlarged result of the first."""
+
+    enable_hr: bool = False
+    denoising_strength: float | None = 0.75
+    hr_scale: float = 2.0
+    hr_upscaler: str | None = None
+    hr_second_pass_steps: int = 0
+    hr_resize_x: int = 0
+    hr_resize_y: int = 0
+    hr_sampler_name: str | None = None
+    hr_prompt: str = ""
+    hr_negative_prompt: str = ""
+    hr_upscale_to_x: int = field(default=0, init=False)
+    hr_upscale_to_y: int = field(default=0, init=False)
+    truncate_x: int = field(default=0, init=False)
+    truncate_y: int = field(default=0, init=False)
+
+    def init(self, all_prompts: list[str], all_seeds: list[int], all_subseeds: list[int]) -> None:
+        if not self.enable_hr:
+            return
+        self.hr_upscaler = self.hr_upscaler or next(iter(LATENT_UPSCALERS))
+        if self.hr_upscaler not in {**LATENT_UPSCALERS, **PIXEL_UPSCALERS}:
+            raise ValueError(f"could not find upscaler named {self.hr_upscaler}")
+        self.calculate_target_resolution()
+        told = self.extra_generation_params
+        told["Denoising strength"] = self.denoising_strength
+        if self.hr_resize_x or self.hr_resize_y:
+            told["Hires resize"] = f"{self.hr_resize_x}x{self.hr_resize_y}"
+        else:
+            told["Hires upscale"] = self.hr_scale
+        if self.hr_second_pass_steps:
+            told["Hires steps"] = self.hr_second_pass_steps
+        told["Hires upscaler"] = self.hr_upscaler
+
+    def calculate_target_resolution(self) -> None:
+        """The enlarged size in px, and the latent cells to cut off where it is more than asked for."""
+        x, y = self.hr_resize_x, self.hr_resize_y
+        if not x and not y:
+            self.hr_upscale_to_x = int(self.width * self.hr_scale)
+            self.hr_upscale_to_y = int(self.height * self.hr_scale)
+            return
+        if x * self.height > y * self.width:
+            self.hr_upscale_to_x, self.hr_upscale_to_y = x, x * self.height // self.width
+        else:
+            self.hr_upscale_to_x, self.hr_upscale_to_y = y * self.width // self.height, y
+        self.truncate_x = (self.hr_upscale_to_x - x) // opt_f if x else 0
+        self.truncate_y = (self.hr_upscale_to_y - y) // opt_f if y else 0
+
+    def sample(self) -> Tensor | DecodedSamples:
+        samples = self.run_pass(self._start(self.rng.first(), self.c), str(self.sampler_name))
+        return self._sample_hr(samples) if self.enable_hr else samples
+
+    def _start(self, noise: Tensor, prompts: pipeline.Prompts, **kwargs: Any) -> pipeline.Pass:
+        settings = {"steps": self.steps, "guidance": self.cfg_scale, "eta": self.eta or 0.0, **kwargs}
+        return pipeline.Pass(prompts=prompts, noise=noise, generators=self.rng.generators, **settings)
+
+    def _sample_hr(self, samples: Tensor) -> DecodedSamples:
+        self.is_hr_pass = True
+        enlarged = self._truncated(self._enlarged(samples))
+        self.rng = rng.ImageRNG(enlarged.shape[1:], self.seeds)
+        noise = self.rng.next()
+        self.scripts.after_extra_networks_activate(
+            self, **self.batch_facts(), extra_network_data=self.extra_network_data
+        )
+        count = len(self.prompts)
+        prompts = self.encode_prompts(
+            [self.hr_prompt] * count if self.hr_prompt else self.prompts,
+            [self.hr_negative_prompt] * count if self.hr_negative_prompt else self.negative_prompts,
+        )
+        self.scripts.before_hr(self)
+        steps, strength = pipeline.img2img_steps(
+            self.hr_second_pass_steps or self.steps, self.denoising_strength or 0.0, exact=True
+        )
+        start = self._start(noise, prompts, init=enlarged, steps=steps, strength=strength)
+        refined = self.run_pass(start, self.hr_sampler_name or str(self.sampler_name))
+        self.is_hr_pass = False
+        return DecodedSamples(latents.decode(self.sd_model.vae, refined))
+
+    def _enlarged(self, samples: Tensor) -> Tensor:
+        width, height = self.hr_upscale_to_x, self.hr_upscale_to_y
+        if mode := LATENT_UPSCALERS.get(str(self.hr_upscaler)):
+            return F.interpolate(samples, (height // opt_f, width // opt_f), mode=mode)
+        method = PIXEL_UPSCALERS[str(self.hr_upscaler)]
+        pictures = []
+        for decoded in latents.decode(self.sd_model.vae, samples):
+            picture = Image.fromarray((decoded * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+            pixels = np.asarray(picture.resize((width, height), method), np.float32) / 255
+            pictures.append(torch.from_numpy(pixels).permute(2, 0, 1))
+        return latents.encode(self.sd_model.vae, torch.stack(pictures)).to(samples)
+
+    def _truncated(self, samples: Tensor) -> Tensor:
+        top, left = self.truncate_y // 2, self.truncate_x // 2
+        bottom = samples.shape[2] - (self.truncate_y + 1) // 2
+        right = samples.shape[3] - (self.truncate_x + 1) // 2
+        return samples[:, :, top:bottom, left:right]

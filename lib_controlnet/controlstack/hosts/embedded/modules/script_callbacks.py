@@ -1,0 +1,59 @@
+"""Callbacks that scripts register when they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from modules import errors
+
+_registered: dict[str, list[Callable[..., Any]]] = {}
+
+
+@dataclass
+class CFGDenoiserParams:
+    """One UNet evaluation. Scripts may replace x and the conditionings.
+
+    x: "R 4 h w", the rows as the UNet sees them: first those of the negative prompt, none without CFG
+    sigma: "R", the noise level
+    text_cond, text_uncond: "B L D"; text_uncond is None without CFG
+    """
+
+    x: Any
+    image_cond: Any
+    sigma: Any
+    sampling_step: int
+    total_sampling_steps: int
+    text_cond: Any
+    text_uncond: Any
+    denoiser: Any = None
+
+
+def _registrar(kind: str) -> Callable[..., None]:
+    def register(callback: Callable[..., Any], *, name: str | None = None) -> None:
+        _registered.setdefault(kind, []).append(callback)
+
+    return register
+
+
+def _dispatcher(kind: str) -> Callable[..., None]:
+    def dispatch(*args: Any) -> None:
+        for callback in _registered.get(kind, ()):
+            try:
+                callback(*args)
+            except Exception:  # noqa: BLE001  an extension's mistake must not stop the host
+                errors.report(f"Error executing callback {kind} of {callback.__module__}", exc_info=True)
+
+    return dispatch
+
+
+on_app_started, app_started_callback = _registrar("app_started"), _dispatcher("app_started")
+on_ui_settings, ui_settings_callback = _registrar("ui_settings"), _dispatcher("ui_settings")
+on_model_loaded, model_loaded_callback = _registrar("model_loaded"), _dispatcher("model_loaded")
+on_cfg_denoiser, cfg_denoiser_callback = _registrar("cfg_denoiser"), _dispatcher("cfg_denoiser")
+
+
+def remove_callbacks_for_function(function: Callable[..., Any]) -> None:
+    for callbacks in _registered.values():
+        callbacks[:] = [callback for callback in callbacks if callback is not function]

@@ -1,0 +1,221 @@
+"""One sampling pass is one call of a diffusers pipeline; all pipelines share the checkpoint's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from diffusers import (
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
+)
+from torch import Tensor
+
+from controlstack.hosts.embedded import latents, samplers
+from controlstack.hosts.embedded.checkpoint import Checkpoint
+
+TRAIN_STEPS = 1000
+
+
+@dataclass
+class Prompts:
+    """Encoded prompts of a batch: "B 77 D"; `pooled` is SDXL's "B P". Negative ones are None without CFG."""
+
+    cond: Tensor
+    uncond: Tensor | None
+    pooled: Tensor | None = None
+    pooled_uncond: Tensor | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """As diffusers' pipelines call them."""
+        named = {"prompt_embeds": self.cond, "negative_prompt_embeds": self.uncond}
+        if self.pooled is not None:
+            named |= {
+                "pooled_prompt_embeds": self.pooled,
+                "negative_pooled_prompt_embeds": self.pooled_uncond,
+            }
+        return named
+
+
+@dataclass
+class Pass:
+    """What one sampling pass starts from.
+
+    noise: "B 4 h w", of unit variance; scripts may have changed it in place
+    generators: one for each picture, for samplers that draw more noise on the way
+    steps: of the whole schedule
+    init: img2img: "B 4 h w", what the noise is added to
+    strength: img2img: the share of the schedule that is run, the last part of it
+    mask: inpainting: "1 1 h w", 1 is repainted, 0 is kept
+    masked_init: checkpoints for inpainting: "B 4 h w", the picture with grey in place of what is masked
+    """
+
+    prompts: Prompts
+    noise: Tensor
+    generators: Sequence[torch.Generator]
+    steps: int
+    guidance: float
+    eta: float = 0.0
+    init: Tensor | None = None
+    strength: float = 1.0
+    mask: Tensor | None = None
+    masked_init: Tensor | None = None
+
+
+class _Img2Img:
+    """Starts from the pass's noise, which scripts may have changed; diffusers would draw its own."""
+
+    start: Pass
+    scheduler: Any
+
+    def prepare_latents(self, image: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.scheduler.add_noise(image.to(self.start.noise), self.start.noise, timestep)
+
+
+class _Inpaint:
+    """The same, and starts at full strength from the picture too, as a WebUI does."""
+
+    start: Pass
+    scheduler: Any
+
+    def prepare_latents(
+        self, *args: Any, image: Tensor, timestep: Tensor, return_image_latents: bool, **kwargs: Any
+    ) -> tuple[Tensor, ...]:
+        noise = self.start.noise
+        image = image.to(noise)
+        noised = self.scheduler.add_noise(image, noise, timestep)
+        return (noised, noise, image) if return_image_latents else (noised, noise)
+
+
+class Img2Img(_Img2Img, StableDiffusionImg2ImgPipeline): ...
+
+
+class Inpaint(_Inpaint, StableDiffusionInpaintPipeline): ...
+
+
+class Img2ImgXL(_Img2Img, StableDiffusionXLImg2ImgPipeline): ...
+
+
+class InpaintXL(_Inpaint, StableDiffusionXLInpaintPipeline): ...
+
+
+def build(model: Checkpoint, sampler: str, start: Pass | None = None) -> Any:
+    """The pipeline for one pass; once it runs, its `num_timesteps` is the number of UNet evaluations."""
+    text, image, paint = (
+        (StableDiffusionXLPipeline, Img2ImgXL, InpaintXL)
+        if model.is_sdxl
+        else (StableDiffusionPipeline, Img2Img, Inpaint)
+    )
+    kind = text if start is None or start.init is None else image if start.mask is None else paint
+    extra: dict[str, Any] = (
+        {"force_zeros_for_empty_prompt": model.zero_empty, "add_watermarker": False}
+        if model.is_sdxl
+        else {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    )
+    pipe = kind(**model.components, scheduler=samplers.scheduler(sampler, model.schedule), **extra)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def for_checkpoint(model: Checkpoint, start: Pass) -> Pass:
+    """The pass as this checkpoint can run it: one for inpainting always wants a picture and a mask.
+
+    Where the job has none, that is a grey picture, all of it to be painted.
+    """
+    if model.unet.config.in_channels == start.noise.shape[1] or start.mask is not None:
+        return start
+    height, width = (8 * cells for cells in start.noise.shape[-2:])
+    grey = latents.encode(model.vae, torch.full((1, 3, height, width), 0.5))
+    return replace(
+        start,
+        init=torch.zeros_like(start.noise) if start.init is None else start.init,
+        mask=torch.ones_like(start.noise[:1, :1]),
+        masked_init=grey.to(start.noise).expand_as(start.noise),
+    )
+
+
+def encode(model: Checkpoint, prompts: list[str], negatives: list[str], *, cfg: bool) -> Prompts:
+    """Encode the prompts of a batch. SDXL was trained with zeros where all negative prompts are empty."""
+    pipe = build(model, samplers.DEFAULT)
+    asked = {
+        "prompt": prompts,
+        "device": model.unet.device,
+        "num_images_per_prompt": 1,
+        "do_classifier_free_guidance": cfg,
+        "negative_prompt": None if model.is_sdxl and not any(negatives) else negatives,
+    }
+    encoded = pipe.encode_prompt(**asked)
+    return Prompts(*encoded)
+
+
+def run(pipe: Any, start: Pass, on_step: Callable[[Any, int], None]) -> Tensor:
+    """Sample: the final latents "B 4 h w". `on_step(pipe, i)` is called after step i."""
+
+    def after_step(pipe: Any, step: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:
+        on_step(pipe, step)
+        return values
+
+    arguments: dict[str, Any] = {
+        **start.prompts.arguments(),
+        "num_inference_steps": start.steps,
+        "guidance_scale": start.guidance,
+        "eta": start.eta,
+        "generator": list(start.generators),
+        "output_type": "latent",
+        "callback_on_step_end": after_step,
+    }
+    height, width = (8 * cells for cells in start.noise.shape[-2:])
+    if start.init is None:
+        arguments |= {"latents": start.noise, "height": height, "width": width}
+    else:
+        pipe.start = start
+        arguments |= {"image": start.init, "strength": start.strength}
+    if start.mask is not None:
+        arguments |= {
+            "mask_image": start.mask.repeat_interleave(8, -1).repeat_interleave(
+                8, -2
+            ),  # it takes every 8th px
+            "masked_image_latents": start.init if start.masked_init is None else start.masked_init,
+            "height": height,
+            "width": width,
+        }
+    return pipe(**arguments).images
+
+
+@contextmanager
+def watched(unet: Any, on_evaluation: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Give the arguments of every UNet call to `on_evaluation`, which may change them, before scripts."""
+
+    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+        kwargs = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
+        on_evaluation(kwargs)
+        return (), kwargs
+
+    hook = unet.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def img2img_steps(steps: int, strength: float, *, exact: bool = False) -> tuple[int, float]:
+    """The schedule's length and the share of it to run, for img2img with A1111's meaning of `steps`.
+
+    A1111 runs int(steps * strength) + 1 evaluations of a schedule of `steps`, at least one and at most all.
+    `exact`, its hires pass: exactly `steps` evaluations, of a schedule that is longer by 1 / strength.
+    Source: setup_img2img_steps and sample_img2img, A1111 1.10.
+    """
+    strength = min(strength, 0.999)
+    if exact:
+        schedule = min(int(steps / strength), TRAIN_STEPS) if strength > 0 else TRAIN_STEPS
+        run = steps
+    else:
+        schedule, run = steps, int(strength * steps) + 1
+    return schedule, min((run + 0.5) / schedule, 1.0)  # diffusers cuts schedule * share to an integer
