@@ -142,13 +142,13 @@ def test_hashes_are_read_once_for_an_unchanged_file(tmp_path: Path) -> None:
     assert catalog.names() == first, "the same time and size: not read again"
 
 
-def test_links_are_followed_only_into_the_folders(tmp_path: Path) -> None:
-    models, outside = put(tmp_path / "models", ["a.pth"]), put(tmp_path / "outside", ["secret.pth"])
-    (models / "secret.pth").symlink_to(outside / "secret.pth")
+def test_links_are_followed_and_a_loop_ends(tmp_path: Path) -> None:
+    models, outside = put(tmp_path / "models", ["a.pth"]), put(tmp_path / "outside", ["linked.pth", "b.pth"])
+    (models / "linked.pth").symlink_to(outside / "linked.pth")
     (models / "folder").symlink_to(outside)
     (models / "loop").symlink_to(models)
     (models / "inside.pth").symlink_to(models / "a.pth")
     (models / "dangling.pth").symlink_to(models / "gone.pth")
-    assert [name.split(" ")[0] for name in Catalog([models]).names()] == ["a", "inside"]
+    assert [name.split(" ")[0] for name in Catalog([models]).names()] == ["a", "b", "inside", "linked"]
     (tmp_path / "linked").symlink_to(models)
-    assert len(Catalog([tmp_path / "linked"]).names()) == 2, "a folder given may be a link itself"
+    assert len(Catalog([tmp_path / "linked"]).names()) == 4, "a folder given may be a link itself"

@@ -79,14 +79,14 @@ class Catalog:
         return self._hashes[key]
 
     def _listing(self) -> Iterator[Path]:
-        """All model files, folder by folder. A link counts only if it leads into one of the folders."""
-        roots = [folder.resolve() for folder in self.folders]
+        """All model files, folder by folder; people link folders and files, a loop of links ends."""
+        seen: set[Path] = set()
         for folder in self.folders:
-            for parent, below, names in os.walk(folder):
-                below.sort()
-                for path in (Path(parent, name) for name in sorted(names)):
-                    if path.suffix.lower() in SUFFIXES and any(map(path.resolve().is_relative_to, roots)):
-                        yield path
+            for parent, below, names in os.walk(folder, followlinks=True):
+                below[:] = sorted(name for name in below if Path(parent, name).resolve() not in seen)
+                seen.add(Path(parent).resolve())
+                paths = (Path(parent, name) for name in sorted(names))
+                yield from (path for path in paths if path.suffix.lower() in SUFFIXES)
 
 
 def _parse(name: str) -> tuple[str, str]:

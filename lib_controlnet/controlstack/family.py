@@ -30,6 +30,7 @@ class Match:
 
     base: what the checkpoint must be
     layers: how many per-layer weights a unit may give
+    of_checkpoint: the network is made of the checkpoint's weights too, and only good for that checkpoint
     cond_only: acts on the rows of the positive prompt only, in every control mode
     detail: the family's own reading of the file
     """
@@ -38,6 +39,7 @@ class Match:
     header: Header
     base: Base
     layers: int
+    of_checkpoint: bool = False
     cond_only: bool = False
     detail: object = field(default=None, repr=False)
 

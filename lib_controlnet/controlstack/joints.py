@@ -7,7 +7,7 @@ on every kind of UNet; the types here are those that a family already uses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import zip_longest
@@ -111,6 +111,10 @@ class Services(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """What the UNet computes in."""
+
+    @property
+    def checkpoint(self) -> Hashable:
+        """Which weights the live UNet has: another value when it gets others."""
 
     def weight(self, name: str) -> Tensor | None:
         """A dequantised tensor of the live UNet by its name in diffusers' layout, None where it has no such

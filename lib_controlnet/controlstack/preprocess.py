@@ -26,7 +26,7 @@ class Slider:
     value: float
 
     def read(self, given: float, preprocessor: str) -> float:
-        """The value to use: -1 asks for the default; so does anything out of range, with a line in the log."""
+        """The value to use: the default for -1 and, with a line in the log, for anything out of range."""
         if self.minimum <= given <= self.maximum:
             return given
         if given != -1:

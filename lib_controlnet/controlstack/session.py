@@ -57,8 +57,10 @@ class Session:
                 self._expected.add(plan.index)
 
     def _network(self, plan: Plan, services: Services) -> nn.Module:
-        key = (stamp(plan.match.header.path), services.device, services.dtype)
-        network = self.models.get(key, lambda: plan.match.family.load(plan.match, services))
+        match = plan.match
+        checkpoint = services.checkpoint if match.of_checkpoint else None
+        key = (stamp(match.header.path), services.device, services.dtype, checkpoint)
+        network = self.models.get(key, lambda: match.family.load(match, services))
         self._networks[plan.index] = network  # outlives the shelf's bound for as long as the job runs
         return network
 

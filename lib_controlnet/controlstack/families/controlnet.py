@@ -59,7 +59,15 @@ class ControlNetFamily(Family):
         pooled = "shuffle" in header.path.stem.lower()
         base = layout.base
         reading = Reading(prefix, names, layout, pooled)
-        return Match(self, header, base, base.blocks + 1, cond_only=pooled, detail=reading)
+        return Match(
+            self,
+            header,
+            base,
+            base.blocks + 1,
+            of_checkpoint=DIFFERENCE in header.shapes,
+            cond_only=pooled,
+            detail=reading,
+        )
 
     def load(self, match: Match, services: Services) -> nn.Module:
         from diffusers import ControlNetModel
@@ -68,11 +76,10 @@ class ControlNetFamily(Family):
         with torch.device("meta"):
             net = ControlNetModel(**reading.layout.controlnet_config())
         _check_complete(match.header, reading, net)
-        difference = DIFFERENCE in match.header.shapes
-        dtype = None if difference else services.dtype
+        dtype = None if match.of_checkpoint else services.dtype
         tensors = read_tensors(match.header, reading.names.values(), dtype=dtype, device=services.device)
         weights = {ours: tensors[theirs] for ours, theirs in reading.names.items()}
-        if difference:
+        if match.of_checkpoint:
             weights = _with_base(weights, match.header, services)
         net.load_state_dict(weights, assign=True)
         net.requires_grad_(False).eval()  # torch 2.1 makes whatever it assigns require gradients

@@ -3,9 +3,10 @@ replaced."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -103,8 +104,16 @@ class LiveUNet:
     def dtype(self) -> torch.dtype:
         return cast(torch.dtype, self.unet.dtype)
 
+    @property
+    def checkpoint(self) -> Hashable:
+        return id(self.unet)
+
+    @cached_property
+    def _weights(self) -> dict[str, Tensor]:
+        return dict(self.unet.named_parameters())
+
     def weight(self, name: str) -> Tensor | None:
-        return cast("Tensor | None", self.unet.state_dict().get(name))
+        return self._weights.get(name)
 
 
 def encoder_blocks(unet: Any) -> list[nn.Module]:
