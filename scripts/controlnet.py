@@ -3,16 +3,17 @@
 import sys
 from pathlib import Path
 
-from modules import scripts
+from modules import script_callbacks, scripts
 
 PACKAGES = str(Path(scripts.basedir()) / "lib_controlnet")
 if PACKAGES not in sys.path:
     sys.path.append(PACKAGES)
 
 from controlstack import hosts  # noqa: E402
-from controlstack.faces import ui  # noqa: E402
+from controlstack.faces import api, ui  # noqa: E402
 
 HOST = hosts.current()
+script_callbacks.on_app_started(lambda _page, app: api.register(app, HOST))
 
 
 class Script(scripts.Script):

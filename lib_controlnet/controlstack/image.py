@@ -133,6 +133,13 @@ def hint(array: Array) -> torch.Tensor:
     return tensor[:, :3] * (1 - masked) - masked
 
 
+def shown(array: Array) -> Array:
+    """A map as people and programs get to see it: an inpaint mask becomes alpha 255 - mask // 2."""
+    if array.shape[2] == 3:
+        return array
+    return np.dstack([array[..., :3], 255 - array[..., 3] // 2])
+
+
 def _entries(image: object) -> Iterator[tuple[object, object]]:
     """The (picture, own mask) pairs in a unit's `image` field."""
     for item in image if isinstance(image, list | tuple) and not _is_pair(image) else [image]:

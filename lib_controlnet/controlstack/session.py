@@ -25,8 +25,7 @@ class Session:
     cache: preprocess.Cache
     plans: Sequence[Plan] = ()
     failure: Exception | None = None
-    maps: dict[int, list[Array]] = field(default_factory=dict)
-    """What each unit was given to see, by unit: fitted to each pass, uint8 "H W 3|4", the last pass first."""
+    _fitted: dict[tuple[int, bool], Array] = field(default_factory=dict)
     _detected: dict[int, Array] = field(default_factory=dict)
     _controls: list[tuple[Plan, Control]] = field(default_factory=list)
     _networks: dict[int, nn.Module] = field(default_factory=dict)
@@ -48,8 +47,10 @@ class Session:
         """Start a sampling pass of this size in px: fit every map, load and start what acts in this pass."""
         self._controls = []
         for plan in self.plans:
-            fitted = geometry.fit(self._detected[plan.index], width, height, plan.source.resize)
-            self.maps.setdefault(plan.index, []).insert(0, fitted)
+            fitted = self._fitted.get((plan.index, hires))
+            if fitted is None or fitted.shape[:2] != (height, width):
+                fitted = geometry.fit(self._detected[plan.index], width, height, plan.source.resize)
+                self._fitted[plan.index, hires] = fitted
             if plan.schedule.acts_in(hires=hires):
                 network = self._network(plan, services)
                 control = plan.match.family.begin(network, plan.match, image.hint(fitted))
@@ -76,6 +77,10 @@ class Session:
                 total = part if total is None else total + part
                 self._acted.add(plan.index)
         return total
+
+    def maps(self, index: int) -> list[Array]:
+        """What a unit was given to see, uint8 "H W 3|4": in the high-resolution pass, then in the first."""
+        return [self._fitted[index, hires] for hires in (True, False) if (index, hires) in self._fitted]
 
     def close(self) -> list[str]:
         """Let go of networks and hints. Returns a sentence for each unit that found no step to act in."""

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -21,7 +20,7 @@ from pydantic import BaseModel, Field
 from controlstack import control_types as types
 from controlstack import image, pose, preprocess, sources
 from controlstack.errors import ControlError
-from controlstack.hosts.webui import WebUI, _shown
+from controlstack.hosts.webui import WebUI
 from controlstack.image import Picture
 from controlstack.log import log
 from controlstack.preprocess import RESOLUTION, Ask, Preprocessor
@@ -269,7 +268,7 @@ def _maps(
             ask = preprocessor.ask(resolution, a, b, mask=own_mask)
             _check_shape(picture, ask)
             detected = host.cache.run(preprocessor, picture.rgb, ask)
-        yield image.encode_png(np.asarray(_shown(detected)))
+        yield image.encode_png(image.shown(detected))
 
 
 def _check_shape(picture: Picture, ask: Ask) -> None:

@@ -111,10 +111,10 @@ class WebUI(ABC):
             p.comment(sentence)
         if not self.option("control_net_no_detectmap", default=False):
             processed.images.extend(
-                _shown(m)
+                Image.fromarray(image.shown(m))
                 for unit in session.plans
                 if unit.unit.save_detected_map
-                for m in session.maps[unit.index]
+                for m in session.maps(unit.index)
             )
         delattr(p, _SESSION)
 
@@ -203,10 +203,3 @@ def _prepared(p: Any, mask: Image.Image) -> Array:
             kernel = 2 * int(2.5 * sigma + 0.5) + 1
             blurred = cv2.GaussianBlur(blurred, (kernel, 1) if across else (1, kernel), sigma)
     return blurred
-
-
-def _shown(detected: Array) -> Image.Image:
-    """A detected map as callers expect it: a fourth channel (a mask) becomes alpha 255 - mask // 2."""
-    if detected.shape[2] == 4:
-        detected = np.dstack([detected[..., :3], 255 - detected[..., 3] // 2])
-    return Image.fromarray(detected)
