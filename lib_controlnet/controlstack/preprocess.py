@@ -11,7 +11,7 @@ from importlib import import_module
 
 from controlstack import rooms
 from controlstack.errors import ControlError
-from controlstack.image import Array
+from controlstack.image import MAX_PIXELS, Array
 from controlstack.log import log
 
 
@@ -148,7 +148,11 @@ class Cache:
         self._maps: OrderedDict[tuple[object, ...], Array] = OrderedDict()
 
     def run(self, preprocessor: Preprocessor, image: Array, ask: Ask) -> Array:
-        """`preprocessor.run`, or its result from before. The map is shared: treat it as read-only."""
+        """`preprocessor.run`, or its result from before. The map is shared: treat it as read-only.
+
+        Raises ControlError for a picture so narrow that its map would be huge.
+        """
+        _check_shape(image, ask)
         key = (preprocessor.name, _digest(image), ask.resolution, ask.a, ask.b, ask.seed, _digest(ask.mask))
         if key in self._maps:
             self._maps.move_to_end(key)
@@ -159,6 +163,18 @@ class Cache:
         while len(self._maps) > self.size:
             self._maps.popitem(last=False)
         return result
+
+
+def _check_shape(image: Array, ask: Ask) -> None:
+    """A strip of one pixel's width would become a map as long as its length times the resolution."""
+    short, long = sorted(image.shape[:2])
+    reach = max(ask.resolution, RESOLUTION.value)
+    if reach * reach * long > MAX_PIXELS * short:
+        raise ControlError(
+            "The picture is too narrow",
+            f"With a short side of {reach:g} px its map would be {reach * long / short:.0f} px long",
+            "Send a picture nearer to a square, or ask for a lower resolution",
+        )
 
 
 def _digest(array: Array | None) -> object:

@@ -21,9 +21,8 @@ from controlstack import control_types as types
 from controlstack import image, pose, preprocess, sources
 from controlstack.errors import ControlError
 from controlstack.hosts.webui import WebUI
-from controlstack.image import Picture
 from controlstack.log import log
-from controlstack.preprocess import RESOLUTION, Ask, Preprocessor
+from controlstack.preprocess import RESOLUTION, Preprocessor
 
 API_VERSION = 3
 MAX_IMAGES = 64
@@ -266,21 +265,8 @@ def _maps(
                 raise ControlError("The pictures are too large together", fix="Send fewer at a time")
             own_mask = sources.empty_mask(picture) if picture.mask is None else picture.mask
             ask = preprocessor.ask(resolution, a, b, mask=own_mask)
-            _check_shape(picture, ask)
             detected = host.cache.run(preprocessor, picture.rgb, ask)
         yield image.encode_png(image.shown(detected))
-
-
-def _check_shape(picture: Picture, ask: Ask) -> None:
-    """A strip of one pixel's width would become a map as long as its length times the resolution."""
-    short, long = sorted(picture.rgb.shape[:2])
-    reach = max(ask.resolution, RESOLUTION.value)
-    if reach * reach * long > image.MAX_PIXELS * short:
-        raise ControlError(
-            "The picture is too narrow",
-            f"With a short side of {reach:g} px its map would be {reach * long / short:.0f} px long",
-            "Send a picture nearer to a square, or ask for a lower resolution",
-        )
 
 
 def _too_many(what: str) -> ControlError:
