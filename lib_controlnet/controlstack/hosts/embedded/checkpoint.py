@@ -76,8 +76,7 @@ class Checkpoint:
         for name, part in self.components.items():
             if isinstance(part, torch.nn.Module):
                 part.eval().requires_grad_(False).to(device)
-                if device.type == "cuda" and name != "vae":
-                    part.half()
+                part.half() if device.type == "cuda" and name != "vae" else part.float()
         return self
 
 
@@ -119,7 +118,7 @@ def _folder(path: Path) -> Checkpoint:
     without: Mapping[str, Any] = {"safety_checker": None, "feature_extractor": None}
     if kind is StableDiffusionXLPipeline:
         without = {}
-    pipe = kind.from_pretrained(str(path), local_files_only=True, torch_dtype=torch.float32, **without)
+    pipe = kind.from_pretrained(str(path), local_files_only=True, **without)
     parts = {k: v for k, v in pipe.components.items() if k in single_file.PARTS and v is not None}
     zero_empty = bool(pipe.config.get("force_zeros_for_empty_prompt", False))
     return Checkpoint(path.name, parts, dict(pipe.scheduler.config), path, zero_empty)

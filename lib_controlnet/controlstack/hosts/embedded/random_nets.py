@@ -72,7 +72,7 @@ def _seeded(seed: int) -> Iterator[None]:
 def _unet(**layout: Any) -> Any:
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(**{"block_out_channels": (32, 64, 128, 128), **layout})
+    return UNet2DConditionModel(**{"sample_size": 64, "block_out_channels": (32, 64, 128, 128), **layout})
 
 
 def _vae(scaling_factor: float = 0.18215) -> Any:

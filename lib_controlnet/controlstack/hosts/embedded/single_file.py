@@ -53,6 +53,7 @@ def _unet(header: weights.Header) -> Any:
     names = layout.unet_names(header.shapes, UNET)
     shapes = {name: header.shapes[source] for name, source in names.items()}
     config = layout.EncoderLayout.read(shapes, header.metadata).unet_config()
+    config["sample_size"] = 64  # some of diffusers' pipelines insist on one; every job gives its own size
     tensors = weights.read_tensors(header, names.values(), dtype=torch.float32)
     return fill(UNet2DConditionModel, config, {name: tensors[source] for name, source in names.items()})
 

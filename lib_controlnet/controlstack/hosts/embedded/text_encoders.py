@@ -24,11 +24,11 @@ def load(header: weights.Header) -> dict[str, Any]:
         return {
             "text_encoder": build(CLIPTextModel, _clip(header, SDXL_L), "quick_gelu"),
             "tokenizer": tokenizer.clip(),
-            "text_encoder_2": build(CLIPTextModelWithProjection, _open_clip(header, SDXL_G), "gelu"),
+            "text_encoder_2": build(CLIPTextModelWithProjection, open_clip(_behind(header, SDXL_G)), "gelu"),
             "tokenizer_2": tokenizer.clip(pad="!"),
         }
     if any(name.startswith(SD2) for name in header.shapes):
-        tensors = without_last_layer(_open_clip(header, SD2))
+        tensors = without_last_layer(open_clip(_behind(header, SD2)))
         return {"text_encoder": build(CLIPTextModel, tensors, "gelu"), "tokenizer": tokenizer.clip(pad="!")}
     if any(name.startswith(SD1) for name in header.shapes):
         return {
@@ -80,28 +80,31 @@ def without_last_layer(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _clip(header: weights.Header, prefix: str) -> dict[str, Tensor]:
-    names = [name for name in header.shapes if name.startswith(prefix)]
-    tensors = weights.read_tensors(header, names, dtype=torch.float32)
-    # Files of 2022 lack the "text_model." that transformers put before these names later.
-    return {"text_model." + n.removeprefix(prefix).removeprefix("text_model."): t for n, t in tensors.items()}
-
-
-def _open_clip(header: weights.Header, prefix: str) -> dict[str, Tensor]:
+def open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """OpenCLIP's tensors under CLIPTextModel's names: q, k and v apart, the projection transposed."""
-    names = {n.removeprefix(prefix): n for n in header.shapes if n.startswith(prefix)}
-    stored = weights.read_tensors(header, names.values(), dtype=torch.float32)
-    tensors: dict[str, Tensor] = {}
-    for name, source in names.items():
-        renamed = _renamed(name)
-        if renamed == "text_projection":
-            tensors["text_projection.weight"] = stored[source].T.contiguous()
-        elif ".in_proj_" in renamed:
-            for part, chunk in zip("qkv", stored[source].chunk(3), strict=True):
-                tensors[renamed.replace("in_proj_", f"{part}_proj.")] = chunk
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        new = _renamed(name)
+        if new == "text_projection":
+            found["text_projection.weight"] = tensor.T.contiguous()
+        elif ".in_proj_" in new:
+            for part, chunk in zip("qkv", tensor.chunk(3), strict=True):
+                found[new.replace("in_proj_", f"{part}_proj.")] = chunk
         else:
-            tensors[renamed] = stored[source]
-    return tensors
+            found[new] = tensor
+    return found
+
+
+def _clip(header: weights.Header, prefix: str) -> dict[str, Tensor]:
+    # Files of 2022 lack the "text_model." that transformers put before these names later.
+    return {f"text_model.{n.removeprefix('text_model.')}": t for n, t in _behind(header, prefix).items()}
+
+
+def _behind(header: weights.Header, prefix: str) -> dict[str, Tensor]:
+    names = [name for name in header.shapes if name.startswith(prefix)]
+    return {
+        n.removeprefix(prefix): t for n, t in weights.read_tensors(header, names, dtype=torch.float32).items()
+    }
 
 
 _RENAMED = {
