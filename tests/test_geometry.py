@@ -247,14 +247,14 @@ def test_a_stretched_photograph_is_pillows_lanczos(h: int, w: int, height: int, 
     assert np.array_equal(geometry.resample(picture, width, height, ResizeMode.RESIZE), np.asarray(expected))
 
 
-@given(st.integers(8, 40), st.integers(8, 40), st.integers(1, 8), st.integers(1, 8))
-def test_a_fitted_photograph_keeps_its_aspect_ratio(h: int, w: int, rows: int, columns: int) -> None:
+@given(st.integers(8, 40), st.integers(8, 40), st.integers(1, 8), st.integers(1, 8), st.integers(1, 4))
+def test_a_fitted_photograph_keeps_its_aspect_ratio(h, w, rows: int, columns: int, count: int) -> None:
     """Sizes round down and centre by halves, as in A1111's resize_image; the pixels are Pillow's."""
     height, width = 8 * rows, 8 * columns
-    picture = noise(h, w, 4)
+    picture = noise(h, w, count)
     for mode, grows in ((ResizeMode.INNER_FIT, max), (ResizeMode.OUTER_FIT, min)):
         found = geometry.resample(picture, width, height, mode)
-        assert found.shape == (height, width, 4)
+        assert found.shape == (height, width, count)
         scaled_w, scaled_h = grows((width, h * width // w), (w * height // h, height))
         assume(scaled_w and scaled_h)
         channels = [Image.fromarray(channel) for channel in picture.transpose(2, 0, 1)]

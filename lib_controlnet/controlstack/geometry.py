@@ -113,8 +113,8 @@ def resample(picture: Array, width: int, height: int, mode: ResizeMode) -> Array
     if mode == ResizeMode.INNER_FIT:
         return scaled[-top : height - top, -left : width - left]
     below, right = height - scaled_h - top, width - scaled_w - left
-    filled: Array = cv2.copyMakeBorder(scaled, top, below, left, right, cv2.BORDER_REPLICATE)
-    return filled
+    filled = cv2.copyMakeBorder(scaled, top, below, left, right, cv2.BORDER_REPLICATE)
+    return np.atleast_3d(filled)  # OpenCV drops a lone channel
 
 
 def crop_region(mask: Array, padding: int) -> Box | None:
