@@ -1,0 +1,145 @@
+"""A session loads once what units share, embeds a hint once in a pass, and lets go of everything."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import nets
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from controlstack import plan, preprocess
+from controlstack.catalog import Catalog
+from controlstack.errors import ControlError
+from controlstack.families.controlnet import Network
+from controlstack.hosts import unet_diffusers
+from controlstack.joints import Call, Row, RowKind
+from controlstack.session import Session
+from controlstack.sources import Job
+from controlstack.unit import parse
+from controlstack.weights import Loaded
+
+SIZE = 64
+UNET = nets.unet(nets.SD1)
+JOB = Job(width=SIZE, height=SIZE, base=unet_diffusers.base_of(UNET))
+LIVE = unet_diffusers.LiveUNet(UNET)
+CALL = Call(
+    x=torch.randn(2, 4, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(0)),
+    t=torch.tensor([500.0, 500.0]),
+    context=torch.randn(2, 77, 768, generator=torch.Generator().manual_seed(1)),
+    y=None,
+    rows=(Row(0, RowKind.UNCOND), Row(0, RowKind.COND)),
+)
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    folder = tmp_path_factory.mktemp("models")
+    for i in range(3):
+        nets.save(folder / f"net{i}.safetensors", nets.controlnet(nets.SD1, seed=i).state_dict())
+    return Catalog([folder])
+
+
+@pytest.fixture
+def calls() -> Iterator[dict[str, int]]:
+    """How often networks and hint encoders are called."""
+    seen = {"network": 0, "hint": 0}
+
+    def count(module: nn.Module, _: object) -> None:
+        seen["network"] += type(module).__name__ == "ControlNetModel"
+        seen["hint"] += type(module).__name__ == "ControlNetConditioningEmbedding"
+
+    hook = nn.modules.module.register_module_forward_pre_hook(count)
+    yield seen
+    hook.remove()
+
+
+def picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def session(catalog: Catalog, *units: dict[str, object], models: Loaded | None = None) -> Session:
+    asked = ({"module": "none", "model": "net0", "image": picture(i), **unit} for i, unit in enumerate(units))
+    plans = [plan.resolve(i, parse(unit), JOB, catalog) for i, unit in enumerate(asked)]
+    made = Session(models or Loaded(2), preprocess.Cache(), plans)
+    made.prepare()
+    made.begin(SIZE, SIZE, LIVE, hires=False)
+    return made
+
+
+def middle(made: Session) -> torch.Tensor:
+    residuals = made.step(CALL)
+    assert residuals is not None
+    assert residuals.middle is not None
+    return residuals.middle
+
+
+def test_units_on_one_file_share_one_network_and_keep_their_own_hints(
+    catalog: Catalog, calls: dict[str, int]
+) -> None:
+    made = session(catalog, {}, {}, {})
+    assert len({id(network) for network in made._networks.values()}) == 1
+    assert calls == {"network": 0, "hint": 3}
+    total = middle(made)
+    middle(made)
+    assert calls == {"network": 6, "hint": 3}, "a hint is embedded once in a pass"
+    alone = [middle(session(catalog, {"image": picture(i)})) for i in range(3)]
+    assert (alone[0] - alone[1]).abs().mean() > 0.01
+    assert torch.allclose(total, sum(alone), atol=1e-5)
+
+
+def test_rows_without_control_are_not_computed(catalog: Catalog) -> None:
+    made = session(
+        catalog, {"control_mode": "ControlNet is more important", "advanced_weighting": [1.0] * 13}
+    )
+    seen: list[int] = []
+    hook = nn.modules.module.register_module_forward_pre_hook(
+        lambda module, args: seen.append(len(args[0])) if type(module).__name__ == "ControlNetModel" else None
+    )
+    controlled = middle(made)
+    hook.remove()
+    assert seen == [1]
+    assert not controlled[0].any()
+    assert torch.allclose(controlled[1], middle(session(catalog, {}))[1], atol=1e-5)
+
+
+def test_nothing_outlives_its_job_beyond_the_bound(catalog: Catalog) -> None:
+    models = Loaded(1)
+    made = session(catalog, {"model": "net0"}, {"model": "net1"}, {"model": "net2"}, models=models)
+    alive = [weakref.ref(network) for network in made._networks.values()]
+    assert middle(made).any()
+    gc.collect()
+    assert [ref() is not None for ref in alive] == [True, True, True], "a job keeps what it uses"
+    made.close()
+    del made
+    gc.collect()
+    assert [isinstance(ref(), Network) for ref in alive] == [False, False, True], "the bound is 1"
+
+
+def test_the_first_failure_is_raised_at_every_step(catalog: Catalog) -> None:
+    made = session(catalog, {})
+    made.fail(ControlError("It is broken", unit=0))
+    made.fail(ValueError("later"))
+    for _ in range(2):
+        with pytest.raises(ControlError, match="ControlNet unit 0: It is broken"):
+            made.step(CALL)
+
+
+def test_what_never_acted_is_said_and_what_should_not_act_is_not(catalog: Catalog) -> None:
+    made = session(catalog, {"guidance_start": 0.5}, {"weight": 0}, {})
+    made.step(CALL)  # one evaluation of one: from 0 to 1
+    said = made.close()
+    assert len(said) == 1
+    assert said[0].startswith("ControlNet unit 0 had no effect")
+    assert "0.5 to 1" in said[0]
+
+
+def test_a_map_is_fitted_to_each_pass(catalog: Catalog) -> None:
+    made = session(catalog, {})
+    made.begin(SIZE, SIZE, LIVE, hires=False)  # a second batch
+    made.begin(2 * SIZE, SIZE + 32, LIVE, hires=True)
+    assert [m.shape for m in made.maps(0)] == [(SIZE + 32, 2 * SIZE, 3), (SIZE, SIZE, 3)]
