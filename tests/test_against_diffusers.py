@@ -66,7 +66,7 @@ class World:
         torch.manual_seed(0)
         self.xl = xl
         self.unet = UNet2DConditionModel(
-            **config, up_block_types=UP[len(config["block_out_channels"])]
+            sample_size=64, **config, up_block_types=UP[len(config["block_out_channels"])]
         ).eval()
         self.vae = AutoencoderKL(
             block_out_channels=(8,) * 4,
