@@ -44,11 +44,11 @@ def _renamed(name: str, fixed: dict[str, str], resnets: int) -> str:
         return f"zero_convs.{parts[0]}.0.{parts[1]}"
     if group == "controlnet_cond_embedding":
         return f"input_hint_block.{2 * int(parts[1]) + 2}.{parts[2]}"
-    level, kind, index, *rest = parts
+    level, kind, index, *inner = parts
     if kind == "downsamplers":
-        return f"input_blocks.{(int(level) + 1) * (resnets + 1)}.0.op.{rest[-1]}"
+        return f"input_blocks.{(int(level) + 1) * (resnets + 1)}.0.op.{inner[-1]}"
     block = f"input_blocks.{1 + int(level) * (resnets + 1) + int(index)}"
-    inside = ".".join(rest)
+    inside = ".".join(inner)
     return f"{block}.0.{_in_resnet(inside)}" if kind == "resnets" else f"{block}.1.{inside}"
 
 

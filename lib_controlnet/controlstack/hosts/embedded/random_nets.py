@@ -16,7 +16,7 @@ _TEXT = 64
 
 def sd1(seed: int = 0) -> dict[str, Any]:
     """The parts of a pipeline by diffusers' names: 12 skips, convolutions around transformers, 8 heads."""
-    with _seeded(seed):
+    with seeded(seed):
         return {
             "unet": _unet(cross_attention_dim=_TEXT, attention_head_dim=8),
             "vae": _vae(),
@@ -27,7 +27,7 @@ def sd1(seed: int = 0) -> dict[str, Any]:
 
 def sd2(seed: int = 0) -> dict[str, Any]:
     """As SD1, but linear layers around the transformers and heads of 64 channels."""
-    with _seeded(seed):
+    with seeded(seed):
         return {
             "unet": _unet(
                 cross_attention_dim=_TEXT, attention_head_dim=(1, 1, 2, 2), use_linear_projection=True
@@ -40,7 +40,7 @@ def sd2(seed: int = 0) -> dict[str, Any]:
 
 def sdxl(seed: int = 0) -> dict[str, Any]:
     """9 skips, no attention at first, deep transformers, two text encoders, a vector conditioning."""
-    with _seeded(seed):
+    with seeded(seed):
         return {
             "unet": _unet(
                 block_out_channels=(32, 64, 128),
@@ -63,7 +63,7 @@ def sdxl(seed: int = 0) -> dict[str, Any]:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

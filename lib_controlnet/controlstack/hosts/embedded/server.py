@@ -23,14 +23,14 @@ from controlstack.hosts.embedded import page, samplers
 
 HOST = "127.0.0.1"
 _INTERNAL = {"sd_model", "outpath_samples", "do_not_save_samples", "do_not_save_grid", "overlay_images"}
-_API = {
+_API: dict[str, Any] = {
     "sampler_index": (str, samplers.DEFAULT),
     "script_name": (str | None, None),
     "send_images": (bool, True),
     "save_images": (bool, False),
     "alwayson_scripts": (dict[str, Any], {}),
 }
-_PICTURES = {
+_PICTURES: dict[str, Any] = {
     "init_images": (list[str] | None, None),
     "mask": (str | None, None),
     "include_init_images": (bool, False),
@@ -90,14 +90,14 @@ def free_port(first: int) -> int:
 
 
 def _txt2img(request: Txt2Img) -> dict[str, Any]:  # type: ignore[valid-type]
-    asked = dict(request)
+    asked: dict[str, Any] = dict(request)
     return _answer(
         asked, _generate(asked, processing.StableDiffusionProcessingTxt2Img, scripts.scripts_txt2img)
     )
 
 
 def _img2img(request: Img2Img) -> dict[str, Any]:  # type: ignore[valid-type]
-    asked = dict(request)
+    asked: dict[str, Any] = dict(request)
     if not asked["init_images"]:
         raise HTTPException(404, "Init image not found")
     pictures = {

@@ -13,10 +13,9 @@ from controlstack.unit import ResizeMode
 
 def resize_image(resize_mode: int, im: Image.Image, width: int, height: int) -> Image.Image:
     """Fit a picture to a size: 0 stretches, 1 crops, 2 fills up with edge pixels; Lanczos."""
-    pixels = np.asarray(im)
-    grey = pixels.ndim == 2
-    fitted = geometry.resample(pixels[:, :, None] if grey else pixels, width, height, ResizeMode(resize_mode))
-    return Image.fromarray(fitted[:, :, 0] if grey else fitted)
+    if im.mode == "L":
+        return resize_image(resize_mode, im.convert("RGB"), width, height).getchannel(0)
+    return Image.fromarray(geometry.resample(np.asarray(im), width, height, ResizeMode(resize_mode)))
 
 
 def flatten(img: Image.Image, bgcolor: str = "#ffffff") -> Image.Image:

@@ -84,7 +84,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         if not 1 <= count <= max(self.batch_size, 1):
             raise ValueError(f"bad number of images passed: {count}; expecting {self.batch_size} or less")
         if count > 1:
-            self.batch_size = count
+            self.batch_size: int = count
 
     def _prepared_mask(self) -> Image.Image | None:
         """The mask as it will be used, at its own size. Decides where an only-masked job pastes."""
@@ -119,7 +119,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         self.mask_for_overlay = mask
         overlay = picture.convert("RGBA")
         overlay.putalpha(ImageOps.invert(mask))
-        self.overlay_images = [*(self.overlay_images or []), overlay]
+        self.overlay_images: list[Image.Image] | None = [*(self.overlay_images or []), overlay]
         return self._cropped(picture)
 
     def _fitted_mask(self, mask: Image.Image) -> Image.Image:

@@ -22,5 +22,6 @@ parser.add_argument(
 parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, mps")
 parser.add_argument("--controlnet-dir", type=Path, help="a folder with control models")
 parser.add_argument("--data-dir", type=Path, default=ROOT, help="holds models/, outputs/ and extensions/")
+parser.add_argument("--output-dir", type=Path, help="where pictures go instead, and what the page shows")
 
 cmd_opts = argparse.Namespace()
