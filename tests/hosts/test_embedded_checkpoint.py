@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from embedded_nets import open_clip, write_folder, write_ldm
+from safetensors.torch import load_file
 
 from controlstack.errors import ControlError
 from controlstack.hosts.embedded import checkpoint, random_nets, text_encoders
@@ -54,6 +55,20 @@ def test_a_file_reads_prompts_and_pictures_as_the_nets_do(kind, tmp_path):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
+def test_a_ckpt_file_of_2022(tmp_path):
+    """A pickle with everything under "state_dict", and CLIP's names without "text_model."."""
+    parts = random_nets.sd1(seed=3)
+    tensors = load_file(write_ldm(parts, tmp_path / "base.safetensors"))
+    old = {
+        name.replace("transformer.text_model.", "transformer."): tensor for name, tensor in tensors.items()
+    }
+    torch.save({"state_dict": old, "global_step": 1}, tmp_path / "base.ckpt")
+    loaded = checkpoint.load(tmp_path / "base.ckpt", CPU).components
+    for name in ("unet", "vae", "text_encoder"):
+        ours, theirs = loaded[name].state_dict(), parts[name].state_dict()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
 def test_open_clip_names_against_diffusers_conversion():
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 
@@ -95,8 +110,6 @@ def test_random_nets_do_not_disturb_other_random_numbers():
 
 
 def test_what_is_no_base_is_named(tmp_path):
-    parts = random_nets.sd1()
-    del parts["text_encoder"]
     with pytest.raises(ControlError, match="There is no checkpoint at"):
         checkpoint.load(tmp_path / "absent.safetensors", CPU)
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from embedded_server import JOB, Answer, Failed, encoded, running
@@ -145,11 +147,17 @@ class TestHires:
         assert not np.array_equal(plain, host.txt2img(**HIRES_JOB, hr_prompt="snow").arrays[0])
         assert not np.array_equal(plain, host.txt2img(**HIRES_JOB, hr_sampler_name="DDIM").arrays[0])
 
-    def test_an_unknown_upscaler_is_an_error(self, host):
+    @pytest.mark.parametrize(
+        ("fields", "error"),
+        [
+            ({"hr_upscaler": "R-ESRGAN 4x+"}, "could not find upscaler named R-ESRGAN 4x+"),
+            ({"hr_sampler_name": "DPM fast"}, "could not find sampler named DPM fast"),
+        ],
+    )
+    def test_what_is_not_there_is_an_error(self, host, fields, error):
         with pytest.raises(Failed) as failed:
-            host.txt2img(**HIRES_JOB, hr_upscaler="R-ESRGAN 4x+")
-        assert failed.value.status == 500
-        assert "could not find upscaler named R-ESRGAN 4x+" in failed.value.body["errors"]
+            host.txt2img(**HIRES_JOB, **fields)
+        assert (failed.value.status, failed.value.body["errors"]) == (500, error)
 
 
 class TestImg2Img:
@@ -192,6 +200,18 @@ class TestInpaint:
         before = np.asarray(photograph()).astype(int)
         assert np.array_equal(painted[kept], before[kept])
         assert np.abs(painted - before)[~kept].mean() > 5
+
+    @pytest.mark.parametrize("mode", [0, 1, 2, 3])
+    def test_a_picture_of_another_size(self, host, mode):
+        """Picture and mask are fitted alike; mode 3, which enlarges latents, stretches as mode 0 does."""
+        square, mask = photograph(96, 96), disc(96, 96)
+        (painted,) = host.img2img(square, **WHOLE, mask=encoded(mask), resize_mode=mode).arrays
+        corners = painted[[0, 0, -1, -1], [0, -1, 0, -1]]
+        left, right = {0: (0, 95), 1: (16, 79), 2: (0, 95), 3: (0, 95)}[
+            mode
+        ]  # columns of the square that are seen
+        seen = np.asarray(square).astype(int)[[0, 0, -1, -1], [left, right, left, right]]
+        assert np.abs(corners - seen).max() <= 2
 
     def test_inverted(self, host):
         fields = {**WHOLE, "mask": encoded(disc()), "inpainting_mask_invert": 1}
@@ -319,6 +339,24 @@ class TestHooks:
 
 
 class TestApi:
+    def test_interrupting(self, host):
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(host.txt2img, **HIRES_JOB, steps=500, n_iter=2)
+            while host.ask("/sdapi/v1/progress")["state"]["sampling_step"] < 2:
+                assert not answer.done()
+            progress = host.ask("/sdapi/v1/progress")
+            assert 0 < progress["progress"] < 0.5
+            host.ask("/sdapi/v1/interrupt", {})
+            hooks = answer.result().hooks()
+        assert 2 <= hooks.count("cfg_denoiser") < 500
+        assert hooks.count("process_before_every_sampling") == hooks.count("postprocess") == 1
+        assert len(answer.result().pictures) == 1
+
+    def test_a_prompt_that_is_too_long(self, host):
+        assert host.txt2img(prompt="cat " * 75).info["comments"] == []
+        (comment,) = host.txt2img(prompt="cat " * 80).info["comments"]
+        assert comment.startswith("The last 5 tokens of a prompt were not read: cat cat")
+
     def test_script_arguments_arrive_as_sent(self, host):
         job = {
             **JOB,

@@ -20,6 +20,9 @@ def main() -> int:
     from controlstack.hosts.embedded import server
 
     port = shared.cmd_opts.port
+    if server.free_port(port) != port:
+        sys.stderr.write(f"Port {port} is taken; choose another one with --port.\n")
+        return 1
     running = server.create_server(port)
     sys.stdout.write(f"Serving on http://{server.HOST}:{port} (Ctrl-C ends it)\n")
     sys.stdout.flush()

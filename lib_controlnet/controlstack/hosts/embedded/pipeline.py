@@ -141,6 +141,12 @@ def for_checkpoint(model: Checkpoint, start: Pass) -> Pass:
     )
 
 
+def unread_tokens(model: Checkpoint, prompt: str) -> int:
+    """How many tokens of a prompt are beyond the 75 that CLIP reads between its two marks."""
+    tokenizer = model.components["tokenizer"]
+    return max(len(tokenizer(prompt).input_ids) - int(tokenizer.model_max_length), 0)
+
+
 def encode(model: Checkpoint, prompts: list[str], negatives: list[str], *, cfg: bool) -> Prompts:
     """Encode the prompts of a batch. SDXL was trained with zeros where all negative prompts are empty."""
     pipe = build(model, samplers.DEFAULT)

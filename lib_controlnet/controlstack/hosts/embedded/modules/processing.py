@@ -44,6 +44,7 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
 
 def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     """Run a job. The hooks come in A1111's order, which a test holds."""
+    p.width, p.height = p.width // opt_f * opt_f, p.height // opt_f * opt_f
     _fill_lists(p)
     _comment_on_what_is_ignored(p)
     p.scripts.process(p)

@@ -62,6 +62,7 @@ class StableDiffusionProcessing:
 
     scripts_value: Any = field(default=None, init=False)
     script_args_value: Any = field(default=None, init=False)
+    scripts_setup_complete: bool = field(default=False, init=False)
     is_api: bool = field(default=False, init=False)
     is_hr_pass: bool = field(default=False, init=False)
     comments: dict[str, int] = field(default_factory=dict, init=False)
@@ -107,7 +108,8 @@ class StableDiffusionProcessing:
         self._setup_scripts()
 
     def _setup_scripts(self) -> None:
-        if self.scripts_value and self.script_args_value:
+        if self.scripts_value and self.script_args_value and not self.scripts_setup_complete:
+            self.scripts_setup_complete = True
             self.scripts_value.setup_scrips(self)
 
     def comment(self, text: str) -> None:
@@ -136,6 +138,10 @@ class StableDiffusionProcessing:
         }
 
     def encode_prompts(self, prompts: list[str], negatives: list[str]) -> pipeline.Prompts:
+        """Encode them, with a comment on what is too long to be read."""
+        for prompt in {*prompts, *negatives}:
+            if unread := pipeline.unread_tokens(self.sd_model, prompt):
+                self.comment(f"The last {unread} tokens of a prompt were not read: {prompt}")
         return pipeline.encode(self.sd_model, prompts, negatives, cfg=self.cfg_scale > 1)
 
     def run_pass(self, start: pipeline.Pass, sampler: str) -> Tensor:

@@ -107,13 +107,14 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
 
     def _fitted(self, picture: Image.Image, mask: Image.Image | None) -> Image.Image:
         """The picture to encode. With a mask it also becomes an overlay, opaque where it is kept."""
-        if self.paste_to is None and self.resize_mode != LATENT_UPSCALE:
-            picture = images.resize_image(self.resize_mode, picture, self.width, self.height)
+        if mask is None and self.resize_mode == LATENT_UPSCALE:
+            return picture
+        if self.paste_to is None:
+            picture = self._resized(picture)
         if mask is None:
             return picture
         if self.paste_to is None:
-            mask = images.resize_image(self.resize_mode % LATENT_UPSCALE, mask, *picture.size)
-            mask = mask.point(lambda value: min(2 * value, 255))
+            mask = self._resized(mask).point(lambda value: min(2 * value, 255))
         elif mask.size != picture.size:
             mask = mask.resize(picture.size)
         self.mask_for_overlay = mask
@@ -123,9 +124,10 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         return self._cropped(picture)
 
     def _fitted_mask(self, mask: Image.Image) -> Image.Image:
-        if self.paste_to is None:
-            return images.resize_image(self.resize_mode % LATENT_UPSCALE, mask, self.width, self.height)
-        return self._cropped(mask)
+        return self._resized(mask) if self.paste_to is None else self._cropped(mask)
+
+    def _resized(self, picture: Image.Image) -> Image.Image:
+        return images.resize_image(self.resize_mode % LATENT_UPSCALE, picture, self.width, self.height)
 
     def _cropped(self, picture: Image.Image) -> Image.Image:
         if self.paste_to is None:
@@ -139,9 +141,8 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
             0, 3, 1, 2
         )
         encoded = latents.encode(self.sd_model.vae, stacked).to(self.sd_model.unet.dtype)
-        if self.resize_mode == LATENT_UPSCALE and self.paste_to is None:
-            encoded = F.interpolate(encoded, (self.height // opt_f, self.width // opt_f), mode="bilinear")
-        return encoded
+        size = (self.height // opt_f, self.width // opt_f)
+        return encoded if encoded.shape[-2:] == size else F.interpolate(encoded, size, mode="bilinear")
 
     def _batch(self, ones: Tensor) -> Tensor:
         return ones.expand(self.batch_size, -1, -1, -1).contiguous()

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from modules import rng
+from modules import rng, shared
 from modules.processing_base import DecodedSamples, StableDiffusionProcessing, opt_f
 from PIL import Image
 from torch import Tensor
 
-from controlstack.hosts.embedded import latents, pipeline
+from controlstack.hosts.embedded import latents, pipeline, samplers
 
 LATENT_UPSCALERS = {"Latent": "bilinear", "Latent (nearest)": "nearest", "Latent (bicubic)": "bicubic"}
+SAME_SAMPLER = "Use same sampler"
 PIXEL_UPSCALERS = {"Lanczos": Image.Resampling.LANCZOS, "Nearest": Image.Resampling.NEAREST}
 
 
@@ -44,6 +45,10 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         self.hr_upscaler = self.hr_upscaler or next(iter(LATENT_UPSCALERS))
         if self.hr_upscaler not in {**LATENT_UPSCALERS, **PIXEL_UPSCALERS}:
             raise ValueError(f"could not find upscaler named {self.hr_upscaler}")
+        if self.hr_sampler_name == SAME_SAMPLER:
+            self.hr_sampler_name = None
+        if samplers.find(self.hr_sampler_name) is None:
+            raise ValueError(f"could not find sampler named {self.hr_sampler_name}")
         self.calculate_target_resolution()
         told = self.extra_generation_params
         told["Denoising strength"] = self.denoising_strength
@@ -71,7 +76,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
 
     def sample(self) -> Tensor | DecodedSamples:
         samples = self.run_pass(self._start(self.rng.first(), self.c), str(self.sampler_name))
-        return self._sample_hr(samples) if self.enable_hr else samples
+        return self._sample_hr(samples) if self.enable_hr and not shared.state.interrupted else samples
 
     def _start(self, noise: Tensor, prompts: pipeline.Prompts, **kwargs: Any) -> pipeline.Pass:
         settings = {"steps": self.steps, "guidance": self.cfg_scale, "eta": self.eta or 0.0, **kwargs}
@@ -95,7 +100,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             self.hr_second_pass_steps or self.steps, self.denoising_strength or 0.0, exact=True
         )
         start = self._start(noise, prompts, init=enlarged, steps=steps, strength=strength)
-        refined = self.run_pass(start, self.hr_sampler_name or str(self.sampler_name))
+        refined = self.run_pass(start, str(samplers.find(self.hr_sampler_name or self.sampler_name)))
         self.is_hr_pass = False
         return DecodedSamples(latents.decode(self.sd_model.vae, refined))
 
