@@ -731,9 +731,12 @@ def test_any_dict_makes_a_unit_or_a_control_error(payload: dict[str, object]) ->
 
 def test_infotext_is_the_incumbents_with_the_hires_option() -> None:
     # peer, ControlNetUnit.serialize(): the same keys in the same order; hr_option is Forge's addition
-    unit = parse({"module": "canny", "model": CANNY, "processor_res": 512, "threshold_a": 100, "threshold_b": 200})
+    unit = parse(
+        {"module": "canny", "model": CANNY, "processor_res": 512, "threshold_a": 100, "threshold_b": 200}
+    )
     assert infotext(unit) == (
         f"Module: canny, Model: {CANNY}, Weight: 1.0, Resize Mode: Crop and Resize, Processor Res: 512, "
-        "Threshold A: 100.0, Threshold B: 200.0, Guidance Start: 0.0, Guidance End: 1.0, Pixel Perfect: False, "
+        "Threshold A: 100.0, Threshold B: 200.0, Guidance Start: 0.0, Guidance End: 1.0, "
+        "Pixel Perfect: False, "
         "Control Mode: Balanced, Hr Option: Both"
     )

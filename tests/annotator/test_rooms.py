@@ -48,7 +48,7 @@ def test_loading_all_rooms_imports_nothing_heavy():
         rooms.load(annotator)
         print(json.dumps([*sys.modules]))
     """
-    run = subprocess.run(  # noqa: S603
+    run = subprocess.run(
         [sys.executable, "-c", code],
         check=True,
         capture_output=True,
