@@ -180,8 +180,8 @@ class World:
             return self.run(pipe, guidance), calls
 
 
-BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-SAMPLER = {DDIMScheduler: dict(clip_sample=False, steps_offset=1)}
+BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
+SAMPLER = {DDIMScheduler: dict(clip_sample=False)}
 
 
 def hint(i: int) -> NDArray[np.uint8]:

@@ -281,3 +281,12 @@ def test_masked_pixels_of_a_hint_are_minus_one(array: np.ndarray) -> None:
     found = image.hint(array)
     assert found.dtype == torch.float32
     assert np.array_equal(found.numpy(), expected.transpose(2, 0, 1)[None])
+
+
+def test_a_mask_alone_is_read_in_any_form() -> None:
+    assert image.read_mask(None) is None
+    assert image.read_mask("") is None
+    grey = np.array([[0, 255], [7, 0]], np.uint8)
+    assert np.array_equal(image.read_mask(image.encode_png(grey)), grey)
+    strokes = np.dstack([np.full((2, 2, 3), 255, np.uint8), grey])  # white paint on a transparent layer
+    assert np.array_equal(image.read_mask(strokes), grey)

@@ -38,6 +38,7 @@ register(
         priority=100,
         resolution=None,
         a=GAMMA,
+        companion="recolour",
     )
 )
 register(
@@ -48,5 +49,6 @@ register(
         control_types=("Recolor",),
         resolution=None,
         a=GAMMA,
+        companion="recolour",
     )
 )

@@ -27,6 +27,7 @@ register(
         control_types=("Tile",),
         resolution=None,
         a=VARIATION,
+        companion="colour fix",
     )
 )
 register(
@@ -38,5 +39,6 @@ register(
         resolution=None,
         a=VARIATION,
         b=Slider("Sharpness", 0, 2, 0.01, 1),
+        companion="colour fix",
     )
 )

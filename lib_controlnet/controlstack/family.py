@@ -73,6 +73,12 @@ def register(family: Family) -> None:
     _families[family.name] = family
 
 
+def exists(name: str) -> bool:
+    """Whether there is a family of this name."""
+    _load_rooms()
+    return name in _families
+
+
 @cache
 def _load_rooms() -> dict[str, Exception]:
     return rooms.load(import_module("controlstack.families"))

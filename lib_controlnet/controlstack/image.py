@@ -63,6 +63,11 @@ def inputs(image: object, mask: object = None) -> list[Picture]:
     return pictures
 
 
+def read_mask(value: object) -> Array | None:
+    """A mask "H W" from one picture in any form; None for None and "". Raises ControlError as `inputs`."""
+    return None if _absent(value) else _mask(_array(value))
+
+
 def decode(text: str) -> Array:
     """The picture in raw base64 or a data URI as stored: "H W", "H W 3" or "H W 4", upright by its EXIF tag.
 

@@ -35,6 +35,17 @@ class Plan:
     match: Match
     schedule: Schedule
 
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know although the unit runs."""
+        companion = self.preprocessor.companion
+        if not companion or family.exists(companion):
+            return []
+        return [
+            f"ControlNet unit {self.index}: {self.preprocessor.label} only prepares its map; "
+            f"what should happen beside the model ({companion}) is not available yet."
+        ]
+
     def map(self, maps: preprocess.Cache) -> Array:
         """The detected map, uint8 "h w 3|4", at the preprocessor's own size."""
         return maps.run(self.preprocessor, self.source.picture.rgb, self.ask)
@@ -95,10 +106,8 @@ def _schedule(unit: ControlNetUnit, preprocessor: Preprocessor, match: Match, jo
 
 
 def _region(unit: ControlNetUnit) -> RegionMask | None:
-    pictures = image.inputs(unit.effective_region_mask)
-    if not pictures:
-        return None
-    return RegionMask(torch.from_numpy(pictures[0].rgb[..., 0].copy())[None, None] / 255)
+    mask = image.read_mask(unit.effective_region_mask)
+    return None if mask is None else RegionMask(torch.from_numpy(mask.copy())[None, None] / 255)
 
 
 def _ask(unit: ControlNetUnit, preprocessor: Preprocessor, source: Source, job: Job) -> Ask:

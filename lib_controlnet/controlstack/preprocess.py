@@ -68,6 +68,7 @@ class Preprocessor:
     needs_model: whether a control model goes with it
     soft_in_hires: its hard edges are weakened in the high-resolution pass
     seeded: draws at random, from the job's seed
+    companion: the family that has to act beside the model, by name
     """
 
     name: str
@@ -84,6 +85,7 @@ class Preprocessor:
     shows_control_mode: bool = True
     soft_in_hires: bool = False
     seeded: bool = False
+    companion: str = ""
 
     def ask(
         self,

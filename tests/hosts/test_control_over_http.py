@@ -234,6 +234,12 @@ def test_a_unit_that_never_acted_says_so(host: Host) -> None:
     assert "unit 0 had no effect" in json.dumps(info)
 
 
+def test_what_a_preprocessor_cannot_do_yet_is_said(host: Host) -> None:
+    info = host.post([unit(module="tile_colorfix")]).json()["info"]
+    assert "ControlNet unit 0: tile_colorfix only prepares its map" in info
+    assert "only prepares its map" not in host.post([unit()]).json()["info"]
+
+
 def test_hires_fix_runs_a_unit_in_the_passes_it_names(host: Host) -> None:
     bare = host.pictures(**HIRES)[0]
     assert bare.shape[:2] == (192, 192)

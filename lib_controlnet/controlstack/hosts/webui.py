@@ -86,6 +86,8 @@ class WebUI(ABC):
             text = infotext(resolved.unit)
             p.extra_generation_params[f"ControlNet {resolved.index}"] = text
             log.info("Unit %d: %s", resolved.index, text)
+            for note in resolved.notes:
+                self._say(p, note)
 
     def before_sampling(self, p: Any, x: Tensor) -> None:
         """Start a sampling pass on latents "B C h w". Idempotent: some hosts announce a pass twice."""
@@ -107,8 +109,7 @@ class WebUI(ABC):
         if session is None:
             return
         for sentence in session.close():
-            log.warning(sentence)
-            p.comment(sentence)
+            self._say(p, sentence)
         if not self.option("control_net_no_detectmap", default=False):
             processed.images.extend(
                 Image.fromarray(image.shown(m))
@@ -130,6 +131,10 @@ class WebUI(ABC):
             type(p).close(p)
 
         p.close = close
+
+    def _say(self, p: Any, sentence: str) -> None:
+        log.warning(sentence)
+        p.comment(sentence)
 
     def _fail(self, p: Any, session: Session, error: Exception) -> None:
         session.fail(error)
