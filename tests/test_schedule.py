@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -43,6 +45,12 @@ def test_window_is_diffusers_rule(evaluations: int, start: float, end: float) ->
 def test_window_of_twenty_steps(start: float, end: float, active: int) -> None:
     # 0.1 + 0.2 is 0.30000000000000004: slider drift costs no step
     assert sum(Schedule(start=start, end=end).at(call(i=i, of=20)) is not None for i in range(20)) == active
+
+
+def test_adaptive_samplers_go_by_the_noise_level() -> None:
+    schedule = Schedule(start=0.2, end=0.6)
+    levels = [replace(call(), span=(level, level)) for level in (0.0, 0.19, 0.2, 0.4, 0.6, 0.61)]
+    assert [schedule.at(level) is not None for level in levels] == [False, False, True, True, True, False]
 
 
 def test_modes_choose_rows_and_layers() -> None:

@@ -44,7 +44,9 @@ class Call:
     t: "R", timesteps 0..999, fractional with k-diffusion samplers
     context: "R L D", the prompt tokens
     y: "R A", the vector conditioning of SDXL (pooled prompt, then the sinusoidal sizes), else None
-    span: the evaluation's share of its sampling pass, (i/N, (i+1)/N) for evaluation i of N
+    span: the evaluation's share of its sampling pass, (i/N, (i+1)/N) for evaluation i of N. Second-order
+        samplers evaluate twice in a step and both count. An adaptive sampler knows no N: there both ends are
+        how far the noise level has come down, 0..1
     hires: whether this is the high-resolution pass of hires fix
     """
 
