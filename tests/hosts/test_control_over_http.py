@@ -217,8 +217,9 @@ def test_the_extension_alone_changes_nothing(host: Host, plain: NDArray[np.uint8
         dict(guidance_start=0.9, guidance_end=0.95),
         dict(effective_region_mask=png(np.zeros((64, 64), np.uint8))),
         dict(enabled=False),
+        dict(enabled="false", weight="heavy", resize_mode="?"),
     ],
-    ids=["weight 0", "outside the window", "empty region", "disabled"],
+    ids=["weight 0", "outside the window", "empty region", "disabled", "disabled and wrong"],
 )
 def test_what_must_not_act_changes_no_bit(
     host: Host, plain: NDArray[np.uint8], still: dict[str, object]

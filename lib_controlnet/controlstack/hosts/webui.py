@@ -4,7 +4,7 @@ back."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,8 @@ def _enabled(values: Sequence[object]) -> list[tuple[int, ControlNetUnit]]:
         try:
             unit = parse(value)
         except ControlError as error:
+            if _switched_off(value):
+                continue
             raise error.in_unit(index) from error
         if unit.enabled:
             units.append((index, unit))
@@ -176,6 +178,12 @@ def _enabled(values: Sequence[object]) -> list[tuple[int, ControlNetUnit]]:
             f"{len(units)} units are enabled", f"At most {MAX_UNITS} can be stacked", "Disable some"
         )
     return units
+
+
+def _switched_off(value: object) -> bool:
+    """Whether a unit says that it is off; then its other fields may say what they like."""
+    said = value.get("enabled") if isinstance(value, Mapping) else getattr(value, "enabled", None)
+    return said is not None and not parse({"enabled": said}).enabled
 
 
 def _seed(p: Any) -> int:
