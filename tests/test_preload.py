@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import runpy
+from argparse import ArgumentParser
+from pathlib import Path
+
+PRELOAD = runpy.run_path(str(Path(__file__).parents[1] / "preload.py"))
+
+
+def test_flags_are_added_once_even_beside_a_host_that_has_them() -> None:
+    """Forge's own parser has --controlnet-dir; argparse refuses a second one."""
+    parser = ArgumentParser()
+    parser.add_argument("--controlnet-dir", type=Path)
+    PRELOAD["preload"](parser)
+    PRELOAD["preload"](parser)
+    read = parser.parse_args(["--controlnet-dir", "models"])
+    assert read.controlnet_dir == Path("models")
+    assert read.controlnet_preprocessor_cache_size == 16
+
+
+def test_flags_keep_their_names() -> None:
+    parser = ArgumentParser()
+    PRELOAD["preload"](parser)
+    assert {
+        "--controlnet-dir",
+        "--controlnet-preprocessor-cache-size",
+    } <= parser._option_string_actions.keys()
