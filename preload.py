@@ -1,4 +1,4 @@
-"""Command-line flags, under the names that people already have in their start scripts; standard library only."""
+"""Command-line flags, by the names that people already have in their start scripts; standard library only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FLAGS = {
         type=str, help="a folder with control models, searched before models/ControlNet"
     ),
     "--controlnet-preprocessor-cache-size": dict(
-        type=int, default=16, help="how many detected maps are kept for the next job"
+        type=int, help="how many detected maps are kept for the next job (16)"
     ),
 }
 

@@ -15,7 +15,7 @@ def test_flags_are_added_once_even_beside_a_host_that_has_them() -> None:
     PRELOAD["preload"](parser)
     read = parser.parse_args(["--controlnet-dir", "models"])
     assert read.controlnet_dir == Path("models")
-    assert read.controlnet_preprocessor_cache_size == 16
+    assert read.controlnet_preprocessor_cache_size is None
 
 
 def test_flags_keep_their_names() -> None:

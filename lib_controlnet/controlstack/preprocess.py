@@ -145,8 +145,8 @@ def find(name: str) -> Preprocessor:
 class Cache:
     """The maps of the last runs, by content: the same picture with the same numbers is not computed twice."""
 
-    def __init__(self, size: int = 16) -> None:
-        self.size = size
+    def __init__(self, size: int | None = None) -> None:
+        self.size = 16 if size is None else size
         self._maps: OrderedDict[tuple[object, ...], Array] = OrderedDict()
 
     def run(self, preprocessor: Preprocessor, image: Array, ask: Ask) -> Array:

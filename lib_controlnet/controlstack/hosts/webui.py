@@ -35,7 +35,7 @@ class WebUI(ABC):
 
     def __init__(self) -> None:
         self.models = Loaded(int(self.option("control_net_model_cache_size", 2)))
-        self.cache = preprocess.Cache(int(self.flag("controlnet_preprocessor_cache_size") or 16))
+        self.cache = preprocess.Cache(self.flag("controlnet_preprocessor_cache_size"))
         self.catalog = Catalog(self.model_folders())
         self._hooks = ExitStack()
 
