@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 
 import nets
 import numpy as np
@@ -143,3 +144,31 @@ def test_a_map_is_fitted_to_each_pass(catalog: Catalog) -> None:
     made.begin(SIZE, SIZE, LIVE, hires=False)  # a second batch
     made.begin(2 * SIZE, SIZE + 32, LIVE, hires=True)
     assert [m.shape for m in made.maps(0)] == [(SIZE + 32, 2 * SIZE, 3), (SIZE, SIZE, 3)]
+
+
+def test_a_mistake_that_surfaces_late_names_its_unit(catalog: Catalog) -> None:
+    """A strip of 2 x 512 px can be a map, but cannot cover a job of 2048 x 2048 px."""
+    strip = picture(0)[:1].repeat(500 // SIZE + 1, axis=1)
+    with pytest.raises(ControlError, match=r"^ControlNet unit 1: The picture is too narrow"):
+        session(catalog, {}, {"module": "canny", "image": strip})
+    wide = picture(0)[:2].repeat(8, axis=1)
+    made = session(catalog, {}, {"image": wide, "weight": 0})
+    with pytest.raises(ControlError, match=r"^ControlNet unit 1: The picture is too narrow"):
+        made.begin(2048, 2048, LIVE, hires=True)
+    made = session(catalog, {}, {"image": wide, "weight": 0, "resize_mode": "Resize and Fill"})
+    made.begin(256, 256, LIVE, hires=True)
+    assert made.maps(1)[0].shape == (256, 256, 3)
+
+
+def test_cached_maps_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = preprocess.find("invert")
+    runs = []
+    counting = replace(one, run=lambda image, ask: runs.append(1) or one.run(image, ask))
+    first, second = picture(0), picture(1)
+    for room, expected in ((2, 2), (1, 3)):
+        monkeypatch.setattr(preprocess, "MAX_CACHED", room * first.nbytes)
+        runs.clear()
+        cache = preprocess.Cache()
+        for shown in (first, first, second, first):
+            cache.run(counting, shown, one.ask())
+        assert len(runs) == expected

@@ -106,6 +106,9 @@ class Preprocessor:
         )
 
 
+MAX_CACHED = 256 << 20
+"""Most bytes of maps that stay cached: the largest map alone takes 192 MiB."""
+
 _shelf: dict[str, Preprocessor] = {}
 
 
@@ -143,7 +146,10 @@ def find(name: str) -> Preprocessor:
 
 
 class Cache:
-    """The maps of the last runs, by content: the same picture with the same numbers is not computed twice."""
+    """The maps of the last runs, by content: the same picture with the same numbers is not computed twice.
+
+    At most `size` are kept, and no more than `MAX_CACHED` bytes beside the last one.
+    """
 
     def __init__(self, size: int | None = None) -> None:
         self.size = 16 if size is None else size
@@ -154,7 +160,7 @@ class Cache:
 
         Raises ControlError for a picture so narrow that its map would be huge.
         """
-        _check_shape(image, ask)
+        check_shape(image, max(ask.resolution, RESOLUTION.value))
         key = (preprocessor.name, _digest(image), ask.resolution, ask.a, ask.b, ask.seed, _digest(ask.mask))
         if key in self._maps:
             self._maps.move_to_end(key)
@@ -162,15 +168,17 @@ class Cache:
         result = preprocessor.run(image, ask)
         result.setflags(write=False)
         self._maps[key] = result
-        while len(self._maps) > self.size:
+        while len(self._maps) > self.size or (len(self._maps) > 1 and self._taken() > MAX_CACHED):
             self._maps.popitem(last=False)
         return result
 
+    def _taken(self) -> int:
+        return sum(map_.nbytes for map_ in self._maps.values())
 
-def _check_shape(image: Array, ask: Ask) -> None:
-    """A strip of one pixel's width would become a map as long as its length times the resolution."""
+
+def check_shape(image: Array, reach: float) -> None:
+    """Raises ControlError if the picture would be huge once its short side is `reach` px."""
     short, long = sorted(image.shape[:2])
-    reach = max(ask.resolution, RESOLUTION.value)
     if reach * reach * long > MAX_PIXELS * short:
         raise ControlError(
             "The picture is too narrow",

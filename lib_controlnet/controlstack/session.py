@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -41,21 +42,30 @@ class Session:
     def prepare(self) -> None:
         """Run every unit's preprocessor, once for all passes."""
         for plan in self.plans:
-            self._detected[plan.index] = plan.map(self.cache)
+            with _naming(plan):
+                self._detected[plan.index] = plan.map(self.cache)
 
     def begin(self, width: int, height: int, services: Services, *, hires: bool) -> None:
         """Start a sampling pass of this size in px: fit every map, load and start what acts in this pass."""
         self._controls = []
         for plan in self.plans:
-            fitted = self._fitted.get((plan.index, hires))
-            if fitted is None or fitted.shape[:2] != (height, width):
-                fitted = geometry.fit(self._detected[plan.index], width, height, plan.source.resize)
-                self._fitted[plan.index, hires] = fitted
-            if plan.schedule.acts_in(hires=hires):
-                network = self._network(plan, services)
-                control = plan.match.family.begin(network, plan.match, image.hint(fitted))
-                self._controls.append((plan, control))
-                self._expected.add(plan.index)
+            with _naming(plan):
+                fitted = self._fit(plan, width, height, hires)
+                if plan.schedule.acts_in(hires=hires):
+                    network = self._network(plan, services)
+                    control = plan.match.family.begin(network, plan.match, image.hint(fitted))
+                    self._controls.append((plan, control))
+                    self._expected.add(plan.index)
+
+    def _fit(self, plan: Plan, width: int, height: int, hires: bool) -> Array:
+        """The unit's map at the size of the pass, fitted once for all batches."""
+        fitted = self._fitted.get((plan.index, hires))
+        if fitted is None or fitted.shape[:2] != (height, width):
+            detected, mode = self._detected[plan.index], plan.source.resize
+            h, w = detected.shape[:2]
+            preprocess.check_shape(detected, geometry.pixel_perfect_resolution(h, w, height, width, mode))
+            fitted = self._fitted[plan.index, hires] = geometry.fit(detected, width, height, mode)
+        return fitted
 
     def _network(self, plan: Plan, services: Services) -> nn.Module:
         match = plan.match
@@ -92,3 +102,13 @@ class Session:
         ]
         self._controls, self._networks = [], {}
         return idle
+
+
+@contextmanager
+def _naming(plan: Plan) -> Iterator[None]:
+    """Mistakes that surface inside name the unit."""
+    try:
+        yield
+    except ControlError as error:
+        error.in_unit(plan.index)
+        raise
