@@ -585,8 +585,17 @@ ERRORS = [
         "Give one factor per layer, as [1, 0.9].",
     ),
     (
+        {"model": "m" * 1001},
+        "model is 'mmmmmmmmmmmm...mmmmmmmmmmmmm'. It has 1001 letters. Give at most 1000.",
+    ),
+    (
+        {"advanced_weighting": [1, -1e38]},
+        "advanced_weighting[1] is -1e+38. "
+        "It has to be a number from -10 to 10. Give a number from -10 to 10.",
+    ),
+    (
         {"advanced_weighting": [1, "x"]},
-        "advanced_weighting[1] is 'x'. It has to be a finite number. Give a number.",
+        "advanced_weighting[1] is 'x'. It has to be a number from -10 to 10. Give a number from -10 to 10.",
     ),
     (
         {"guidance": 0.4, "guidance_end": 0.5},

@@ -133,7 +133,7 @@ class ControlNetUnit:
     image, mask, effective_region_mask: pictures in any form that callers have them in, not decoded
     processor_res: px; threshold_a, threshold_b: the preprocessor's own numbers; -1 is its default
     guidance_start, guidance_end: share of the sampling pass in which the control acts, 0..1
-    advanced_weighting: one factor per layer, replaces weight
+    advanced_weighting: one factor per layer, -10..10, replaces weight
     ipadapter_input: embeddings made before, not decoded
     """
 
@@ -279,8 +279,15 @@ def _many(_name: str, value: object) -> list[object]:
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise _wrong(name, value, "It has to be text", f"Give {name} as a string")
+    if len(value) > MAX_TEXT:
+        raise _wrong(name, value, f"It has {len(value)} letters", f"Give at most {MAX_TEXT}")
     return value.strip()
 
+
+MAX_TEXT = 1000
+"""Most letters of a name or path."""
+MAX_FACTOR = 10.0
+"""Of one layer. Far larger ones leave the numbers that half precision has, and the picture is black."""
 
 _ON = ("true", "1", "1.0", "yes", "on")
 _OFF = ("false", "0", "0.0", "no", "off")
@@ -304,7 +311,7 @@ def _whole(name: str, value: object) -> int:
     return int(_any_number(name, value))
 
 
-def _within(low: float, high: float) -> _Parser:
+def _within(low: float, high: float) -> Callable[[str, object], float]:
     slack = 1e-6  # sliders and JSON round trips drift
 
     def parser(name: str, value: object) -> float:
@@ -317,7 +324,7 @@ def _within(low: float, high: float) -> _Parser:
     return parser
 
 
-def _numbers(name: str, value: object) -> list[float] | None:
+def _factors(name: str, value: object) -> list[float] | None:
     listed = value
     if isinstance(value, str):
         try:
@@ -326,7 +333,8 @@ def _numbers(name: str, value: object) -> list[float] | None:
             listed = None
     if not isinstance(listed, (list, tuple)):
         raise _wrong(name, value, "It has to be a list of numbers", "Give one factor per layer, as [1, 0.9]")
-    return [_any_number(f"{name}[{place}]", number) for place, number in enumerate(listed)] or None
+    factor = _within(-MAX_FACTOR, MAX_FACTOR)
+    return [factor(f"{name}[{place}]", number) for place, number in enumerate(listed)] or None
 
 
 def _choice(kind: type[_Choice]) -> _Parser:
@@ -351,7 +359,7 @@ _PARSERS: dict[str, _Parser] = {
     **dict.fromkeys(("threshold_a", "threshold_b"), _any_number),
     "processor_res": _whole,
     "weight": _within(0.0, 2.0),
-    "advanced_weighting": _numbers,
+    "advanced_weighting": _factors,
     "input_mode": _choice(InputMode),
     "resize_mode": _choice(ResizeMode),
     "control_mode": _choice(ControlMode),

@@ -23,6 +23,7 @@ from controlstack.errors import ControlError
 from controlstack.hosts.webui import WebUI
 from controlstack.log import log
 from controlstack.preprocess import RESOLUTION, Preprocessor
+from controlstack.unit import MAX_TEXT
 
 API_VERSION = 3
 MAX_IMAGES = 64
@@ -46,7 +47,7 @@ class _Route(APIRoute):
                 return await handle(request)
             except RequestValidationError as error:
                 fault = error.errors()[0]
-                where = fault["loc"][1] if len(fault["loc"]) > 1 else "The request"
+                where = next((part for part in fault["loc"][1:] if isinstance(part, str)), "The request")
                 raise _unprocessable(ControlError(f"{where} cannot be read", fault["msg"])) from error
             except ControlError as error:
                 raise _unprocessable(error) from error
@@ -185,7 +186,9 @@ def settings(host: WebUI = _HOST) -> dict[str, int]:
 class DetectRequest(BaseModel):
     """What to preprocess. Numbers may be strings; fields that do not exist are ignored."""
 
-    controlnet_module: str | None = Field("none", description="A preprocessor's name or label.")
+    controlnet_module: str | None = Field(
+        "none", description="A preprocessor's name or label.", max_length=MAX_TEXT
+    )
     controlnet_input_images: list[str | None] | None = Field(
         None, description=f"Pictures as base64 or data URIs, at most {MAX_IMAGES}."
     )
