@@ -251,6 +251,25 @@ def test_a_units_pictures_have_a_limit_together(monkeypatch: pytest.MonkeyPatch)
         image.inputs([RED, RED, RED])
 
 
+def test_a_units_pictures_have_a_limit_in_number_and_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "MAX_UNIT_PICTURES", 2)
+    assert len(image.inputs([[RED, None], [RED, None]])) == 2
+    with pytest.raises(ControlError, match="too many pictures"):
+        image.inputs([None, None, "no picture: it is not even looked at"])
+    text = image.encode_png(RED)
+    monkeypatch.setattr(image, "MAX_TEXT", len(text))
+    image.inputs(text)
+    with pytest.raises(ControlError, match="too large"):
+        image.inputs(text + "=")
+
+
+def test_an_error_says_which_picture_it_means() -> None:
+    with pytest.raises(ControlError, match="The mask is not base64"):
+        image.inputs(RED, "!")
+    with pytest.raises(ControlError, match="A region cannot be a list"):
+        image.read_mask([RED], "region")
+
+
 def rgba(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.dstack([colour, colour, colour, alpha]).astype(np.uint8)
 

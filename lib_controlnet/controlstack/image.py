@@ -24,8 +24,12 @@ Array: TypeAlias = NDArray[np.uint8]
 
 MAX_PIXELS = 8192 * 8192
 """Most pixels in one picture that arrives as text."""
+MAX_TEXT = 256 << 20
+"""Most characters of one picture that arrives as text."""
 MAX_UNIT_PIXELS = 4 * MAX_PIXELS
 """Most pixels in all pictures of one unit, 768 MiB as RGB."""
+MAX_UNIT_PICTURES = 1000
+"""Most pictures in one unit, however small."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 """What is decoded; Pillow knows more, and would start Ghostscript for EPS."""
 
@@ -44,11 +48,13 @@ def inputs(image: object, mask: object = None) -> list[Picture]:
     A picture is base64, a data URI, a ``uint8`` array or a PIL image. `image` is a picture,
     ``{"image", "mask"}``, the pair ``[image, mask]``, or a list of any of these; two plain pictures in a list
     are always a pair. None and "" stand for nothing, at any depth. Raises ControlError for anything else, for
-    a mask without a picture or of another size, and past `MAX_UNIT_PIXELS`.
+    a mask without a picture or of another size, past `MAX_UNIT_PIXELS` and `MAX_UNIT_PICTURES`.
     """
     pictures: list[Picture] = []
     pixels = 0
-    for one, own_mask in _entries(image):
+    for index, (one, own_mask) in enumerate(_entries(image)):
+        if index == MAX_UNIT_PICTURES:
+            raise ControlError("The unit has too many pictures", fix=f"Send at most {MAX_UNIT_PICTURES}")
         if _absent(one):
             if not _absent(own_mask):
                 raise _lonely_mask()
@@ -63,37 +69,43 @@ def inputs(image: object, mask: object = None) -> list[Picture]:
     return pictures
 
 
-def read_mask(value: object) -> Array | None:
-    """A mask "H W" from one picture in any form; None for None and "". Raises ControlError as `inputs`."""
-    return None if _absent(value) else _mask(_array(value))
+def read_mask(value: object, what: str = "mask") -> Array | None:
+    """A mask "H W" from one picture in any form; None for None and "". Raises ControlError as `inputs`.
+
+    what: its name in errors
+    """
+    return None if _absent(value) else _mask(_array(value, what))
 
 
-def decode(text: str) -> Array:
+def decode(text: str, what: str = "picture") -> Array:
     """The picture in raw base64 or a data URI as stored: "H W", "H W 3" or "H W 4", upright by its EXIF tag.
 
     Palettes and other colour spaces become RGB (RGBA where something is transparent), 16 bits become 8.
-    Raises ControlError for paths, web addresses, broken data, and, before decoding, beyond `MAX_PIXELS`.
+    Raises ControlError, which calls it `what`, for paths, web addresses, broken data, and, before decoding,
+    beyond `MAX_TEXT` and `MAX_PIXELS`.
     """
+    if len(text) > MAX_TEXT:
+        raise _too_large(what, f"It has {len(text)} characters", f"at most {MAX_TEXT}")
     data = text.partition(",")[2] if text[:5].lower() == "data:" else text
     data = "".join(data.split())
     try:
         raw = base64.b64decode(data + "=" * (-len(data) % 4), validate=True)
     except ValueError as error:
         raise ControlError(
-            "The picture is not base64",
+            f"The {what} is not base64",
             "File paths and web addresses are not read",
             "Send the picture itself as base64",
         ) from error
     try:
         with Image.open(io.BytesIO(raw), formats=FORMATS) as stored:
             if stored.width * stored.height > MAX_PIXELS:
-                raise _too_large(f"It has {stored.width}x{stored.height} pixels")
+                raise _too_large(what, f"It has {stored.width}x{stored.height} pixels")
             return _from_pil(ImageOps.exif_transpose(stored))
     except Image.DecompressionBombError as error:
-        raise _too_large("Its header announces a huge picture") from error
+        raise _too_large(what, "Its header announces a huge picture") from error
     except (OSError, EOFError, LookupError, SyntaxError, TypeError, ValueError, struct.error) as error:
         raise ControlError(
-            "The picture cannot be decoded",
+            f"The {what} cannot be decoded",
             f"It is damaged, or none of {', '.join(FORMATS)}",
             "Send the picture itself as base64",
         ) from error
@@ -164,7 +176,7 @@ def _picture(image: object, mask: object) -> Picture:
     rgb = hwc3(_array(image))
     if _absent(mask):
         return Picture(rgb)
-    flat = _mask(_array(mask))
+    flat = _mask(_array(mask, "mask"))
     if flat.shape != rgb.shape[:2]:
         (mask_h, mask_w), (height, width) = flat.shape, rgb.shape[:2]
         raise ControlError(
@@ -193,15 +205,15 @@ def _mask(array: NDArray[np.generic]) -> Array:
     return painted
 
 
-def _array(picture: object) -> NDArray[np.generic]:
+def _array(picture: object, what: str = "picture") -> NDArray[np.generic]:
     if isinstance(picture, str):
-        return decode(picture)
+        return decode(picture, what)
     if isinstance(picture, Image.Image):
         return _from_pil(picture)
     if isinstance(picture, np.ndarray):
         return picture
     raise ControlError(
-        f"A picture cannot be a {type(picture).__name__}",
+        f"A {what} cannot be a {type(picture).__name__}",
         "It is base64 text, a uint8 array or a PIL image",
         "Send the picture itself as base64",
     )
@@ -235,8 +247,8 @@ def _absent(picture: object) -> bool:
     return picture is None or (isinstance(picture, str) and not picture.strip())
 
 
-def _too_large(why: str) -> ControlError:
-    return ControlError("The picture is too large", why, f"Send at most {MAX_PIXELS} pixels")
+def _too_large(what: str, why: str, most: str = f"at most {MAX_PIXELS} pixels") -> ControlError:
+    return ControlError(f"The {what} is too large", why, f"Send {most}")
 
 
 def _lonely_mask() -> ControlError:
