@@ -52,13 +52,16 @@ class Answer:
 
 
 class Client:
-    def __init__(self, address: str, data: Path) -> None:
+    def __init__(self, address: str, data: Path, login: str = "") -> None:
         self.address, self.data = address, data
+        self.headers = {"Content-Type": "application/json"}
+        if login:
+            self.headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
 
     def ask(self, path: str, body: Any = None) -> Any:
         """The answer's JSON, or its text. Raises Failed."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"})  # noqa: S310
+        request = urllib.request.Request(self.address + path, data, self.headers)  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
                 text = answer.read().decode()
@@ -83,8 +86,11 @@ def encoded(picture: Image.Image) -> str:
 
 
 @contextmanager
-def running(data: Path, *options: str) -> Iterator[Client]:
-    """Start the host with the probe script among its extensions; end it afterwards."""
+def running(data: Path, *options: str, page: bool = False, login: str = "") -> Iterator[Client]:
+    """Start the host with the probe script among its extensions; end it afterwards.
+
+    `login`: "user:password" that the host asks for, and the client gives.
+    """
     (data / "extensions/probe/scripts").mkdir(parents=True)
     shutil.copy(HERE / "probe_script.py", data / "extensions/probe/scripts/probe.py")
     with socket.socket() as free:
@@ -99,12 +105,13 @@ def running(data: Path, *options: str) -> Iterator[Client]:
         "--data-dir",
         str(data),
     ]
+    command += [*([] if page else ["--nowebui"]), *(["--api-auth", login] if login else [])]
     path = os.pathsep.join([str(HERE.parents[1] / "lib_controlnet"), os.environ.get("PYTHONPATH", "")])
     with (data / "log.txt").open("w") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         process = subprocess.Popen([*command, *options], stdout=log, stderr=log, env=environment)
         try:
-            client = Client(f"http://127.0.0.1:{port}", data)
+            client = Client(f"http://127.0.0.1:{port}", data, login)
             wait_for(client, process)
             yield client
         finally:

@@ -6,8 +6,7 @@ change, {"fail_unet": true} raises in the UNet. The record comes back in the job
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
+import gradio as gr
 from modules import script_callbacks, scripts, shared
 from PIL import Image
 
@@ -41,7 +40,7 @@ class Probe(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        return [SimpleNamespace(value={}), SimpleNamespace(value="default")]
+        return [gr.JSON(value={}), gr.Textbox("default", label="Second")]
 
 
 def hook_of(name):

@@ -39,7 +39,7 @@ def test_pictures_then_serving_until_ctrl_c(tmp_path):
                 break
         address = said[0].split()[-1]
         assert not address.endswith(f":{port}")
-        with urllib.request.urlopen(address) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{address}/latest") as answer:  # noqa: S310
             assert "contact-sheet.png" in answer.read().decode()
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0

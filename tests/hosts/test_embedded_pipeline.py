@@ -19,6 +19,7 @@ from torch import Tensor
 
 from controlstack.hosts.embedded import latents, pipeline, random_nets, samplers
 from controlstack.hosts.embedded.checkpoint import TRAINED, Checkpoint
+from controlstack.hosts.embedded.prompts import encode
 
 SEEDS = (5, 6)
 KINDS = {
@@ -63,7 +64,7 @@ def noise(drawn_from: list[torch.Generator]) -> Tensor:
 
 def start(kind: str, guidance: float = 7.0, **settings: object) -> pipeline.Pass:
     drawing = generators()
-    prompts = pipeline.encode(base(kind), ["a cat", "two dogs"], ["blurry", ""], cfg=guidance > 1)
+    prompts = encode(base(kind), ["a cat", "two dogs"], ["blurry", ""], cfg=guidance > 1)
     return pipeline.Pass(prompts, noise(drawing), drawing, steps=4, guidance=guidance, **settings)
 
 
@@ -141,7 +142,7 @@ def test_prompts_are_encoded_as_diffusers_does(kind):
     """Also SDXL's rule: zeros when nobody gives a negative prompt."""
     pipe = theirs(kind, 1, "DDIMScheduler")
     for negatives in (["blurry", ""], ["", ""]):
-        found = pipeline.encode(base(kind), ["a cat", "two dogs"], negatives, cfg=True)
+        found = encode(base(kind), ["a cat", "two dogs"], negatives, cfg=True)
         expected = pipe.encode_prompt(
             prompt=["a cat", "two dogs"],
             device=torch.device("cpu"),

@@ -21,10 +21,14 @@ def boot(argv: Sequence[str] = ()) -> None:
     roots = _parse(argv)
     from modules import devices, script_callbacks, scripts, shared
 
-    from controlstack.hosts.embedded import checkpoint
+    from controlstack.hosts.embedded import checkpoint, offload
 
     _quiet_libraries()
-    shared.sd_model = checkpoint.load(shared.cmd_opts.ckpt, devices.device, shared.cmd_opts.prediction)
+    asked = shared.cmd_opts
+    way = offload.WHOLE_NETS if asked.medvram else offload.SINGLE_LAYERS if asked.lowvram else None
+    base = checkpoint.read(asked.ckpt, asked.prediction)
+    shared.opts.set("sd_model_checkpoint", base.name)
+    shared.sd_model = offload.place(base, devices.device, devices.dtype_unet, way)
     scripts.load_scripts(roots)
     script_callbacks.ui_settings_callback()
     script_callbacks.model_loaded_callback(shared.sd_model)

@@ -7,12 +7,21 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-from modules import call_queue, paths, shared
+import torch
+from modules import call_queue, devices, paths, shared
 
 from controlstack.hosts import unet_diffusers
 from controlstack.hosts.webui import WebUI
 from controlstack.layout import Base
 from controlstack.session import Session
+
+
+class LiveUNet(unet_diffusers.LiveUNet):
+    """Computes where the host does, even while its weights lie elsewhere to save memory."""
+
+    @property
+    def device(self) -> torch.device:
+        return devices.device
 
 
 class Embedded(WebUI):
@@ -35,8 +44,8 @@ class Embedded(WebUI):
     def base(self, p: Any) -> Base:
         return unet_diffusers.base_of(p.sd_model.unet)
 
-    def services(self, p: Any) -> unet_diffusers.LiveUNet:
-        return unet_diffusers.LiveUNet(p.sd_model.unet)
+    def services(self, p: Any) -> LiveUNet:
+        return LiveUNet(p.sd_model.unet)
 
     def attach(self, p: Any, session: Session) -> ExitStack:
         return unet_diffusers.follow(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from controlstack.errors import ControlError
-from controlstack.hosts.embedded import random_nets, single_file
+from controlstack.hosts.embedded import precision, random_nets, single_file
 from controlstack.log import log
 
 TRAINED = {
@@ -33,6 +33,7 @@ class Checkpoint:
     components: the parts of a diffusers pipeline by diffusers' names, without the scheduler
     schedule: the configuration that a sampler's scheduler is built from
     zero_empty: SDXL: an empty negative prompt stands for zeros
+    device: where it computes
     pipe: the pipeline of the running sampling pass
     """
 
@@ -41,6 +42,7 @@ class Checkpoint:
     schedule: dict[str, Any]
     path: Path | None = None
     zero_empty: bool = True
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     pipe: Any = field(default=None, repr=False)
 
     @property
@@ -67,21 +69,49 @@ class Checkpoint:
     def parameterization(self) -> str:
         return "v" if self.schedule.get("prediction_type") == "v_prediction" else "eps"
 
+    def is_called(self, name: str) -> bool:
+        """Whether this is the name of the base, with or without a hash or a file's ending, in any case."""
+        asked = name.partition(" [")[0].removesuffix(".safetensors").removesuffix(".ckpt")
+        return asked.lower() == self.name.lower()
+
     @property
     def sd_checkpoint_info(self) -> SimpleNamespace:
         return SimpleNamespace(filename=str(self.path or ""), name=self.name, model_name=self.name)
 
-    def to(self, device: torch.device) -> Checkpoint:
-        """Move everything there; on CUDA all but the VAE works in half precision."""
-        for name, part in self.components.items():
-            if isinstance(part, torch.nn.Module):
-                part.eval().requires_grad_(False).to(device)
-                part.half() if device.type == "cuda" and name != "vae" else part.float()
+    @property
+    def wants_depth(self) -> bool:
+        """Whether its UNet sees a depth picture beside the latents."""
+        return bool(self.unet.config.in_channels == self.vae.config.latent_channels + 1)
+
+    @property
+    def wants_mask(self) -> bool:
+        """Whether its UNet sees a mask and the picture behind it beside the latents."""
+        return bool(self.unet.config.in_channels == 2 * self.vae.config.latent_channels + 1)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Checkpoint:
+        """Move everything there, in this precision, the device's usual one for None; the VAE stays single."""
+        self.prepare(dtype or precision.usual(device))
+        for part in self.nets().values():
+            part.to(device)
+        self.device = device
         return self
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Ready to run where it lies."""
+        for name, part in self.nets().items():
+            part.eval().requires_grad_(False).to(torch.float32 if name == "vae" else dtype)
+
+    def nets(self) -> dict[str, torch.nn.Module]:
+        return {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
 
 
 def load(path: Path | None, device: torch.device, prediction: str | None = None) -> Checkpoint:
-    """Load a base from a file, a diffusers folder, or, without a path, make random nets in SD1's layout.
+    """Load a base and move it to the device; see `read`."""
+    return read(path, prediction).to(device)
+
+
+def read(path: Path | None, prediction: str | None = None) -> Checkpoint:
+    """A base from a file or a diffusers folder, or, without a path, random nets in SD1's layout; on the CPU.
 
     prediction: "eps" or "v"; None reads it from the file or folder where it says so, else eps.
     Raises ControlError for what is no base.
@@ -93,31 +123,41 @@ def load(path: Path | None, device: torch.device, prediction: str | None = None)
         found = _folder(path)
     elif path.is_file():
         parts, said = single_file.load(path)
-        found = Checkpoint(path.stem, parts, {**TRAINED, "prediction_type": said}, path)
+        found = Checkpoint(path.stem, parts, {**TRAINED, **said}, path)
     else:
         raise ControlError(
             f"There is no checkpoint at {path}", fix="Give a .safetensors or .ckpt file or a diffusers folder"
         )
     if prediction is not None:
         found.schedule["prediction_type"] = {"v": "v_prediction", "eps": "epsilon"}[prediction]
-    return found.to(device)
+    return found
+
+
+PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionDepth2ImgPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+)
+"""What the folders of bases say they are."""
 
 
 def _folder(path: Path) -> Checkpoint:
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    import diffusers
 
-    classes = {c.__name__: c for c in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
-    index = StableDiffusionPipeline.load_config(str(path), local_files_only=True)
-    kind = classes.get(str(index["_class_name"]))
-    if kind is None:
+    said = str(diffusers.DiffusionPipeline.load_config(str(path), local_files_only=True)["_class_name"])
+    if said not in PIPELINES:
         raise ControlError(
-            f"The folder {path.name} holds a {index['_class_name']}",
+            f"The folder {path.name} holds a {said}",
             "The embedded host runs Stable Diffusion 1, 2 and XL",
             "Choose another checkpoint",
         )
-    without: Mapping[str, Any] = {"safety_checker": None, "feature_extractor": None}
-    if kind is StableDiffusionXLPipeline:
-        without = {}
+    kind = getattr(diffusers, said)
+    spare = ("safety_checker", "feature_extractor", "image_encoder", "depth_estimator")
+    without: dict[str, Any] = {name: None for name in spare if name in signature(kind.__init__).parameters}
     pipe = kind.from_pretrained(str(path), local_files_only=True, **without)
     parts = {k: v for k, v in pipe.components.items() if k in single_file.PARTS and v is not None}
     zero_empty = bool(pipe.config.get("force_zeros_for_empty_prompt", False))

@@ -51,7 +51,8 @@ def main() -> int:
     models = asked.out / "models"
     demo_models.ensure(models)
     torch.set_num_threads(1)  # with nets this small, threads wait for each other more than they work
-    embedded.boot(["--output-dir", str(asked.out), "--controlnet-dir", str(models)])
+    options = ["--output-dir", str(asked.out), "--controlnet-dir", str(models)]
+    embedded.boot([*options, *(["--nowebui"] if asked.once else [])])
     try:
         with _serving(asked.port) as (address, ended):
             _say(f"The embedded WebUI serves on {address}")

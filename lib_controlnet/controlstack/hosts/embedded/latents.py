@@ -13,12 +13,18 @@ def encode(vae: Any, pictures: Tensor) -> Tensor:
 
     Takes the mode of the VAE's distribution, not a draw: a picture always starts from the same latents.
     """
-    modes = [vae.encode(p[None].to(vae.device, vae.dtype) * 2 - 1).latent_dist.mode() for p in pictures]
+    pictures = pictures.to(_device(vae), vae.dtype) * 2 - 1
+    modes = [vae.encode(picture[None]).latent_dist.mode() for picture in pictures]
     return torch.cat(modes) * vae.config.scaling_factor
 
 
 def decode(vae: Any, latents: Tensor) -> Tensor:
     """The pictures "B 3 H W", 0..1, of scaled latents "B 4 h w"; one by one, which bounds the memory."""
-    scaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
+    scaled = latents.to(_device(vae), vae.dtype) / vae.config.scaling_factor
     pictures = [vae.decode(one[None], return_dict=False)[0] for one in scaled]
     return (torch.cat(pictures).float() / 2 + 0.5).clamp(0, 1)
+
+
+def _device(vae: Any) -> Any:
+    """Where it computes, which is not where it lies while accelerate's hook keeps it elsewhere."""
+    return getattr(getattr(vae, "_hf_hook", None), "execution_device", None) or vae.device

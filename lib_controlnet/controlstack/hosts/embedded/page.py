@@ -1,35 +1,81 @@
-"""The page at /, until there is a real one."""
+"""The page: a tab for pictures from words, one for pictures from pictures, and those of extensions."""
 
 from __future__ import annotations
 
 from html import escape
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
-_LATEST = 24
-_STYLE = "body{font:16px sans-serif;margin:2em}img{max-width:256px}figure{display:inline-block;margin:4px}"
+import gradio as gr
+from fastapi import FastAPI
+from modules import infotext_utils, script_callbacks, scripts, shared
+from modules.images import read_info_from_image
+from modules.paths import default_output_dir
+from PIL import Image
 
+from controlstack.hosts.embedded import page_tab
 
-def html(model: str, outputs: str) -> str:
-    """What this is, and the latest pictures of the output folder."""
-    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>ControlStack</title>
-<style>{_STYLE}</style></head><body>
-<h1>ControlStack's embedded WebUI</h1>
-<p>A thin Stable Diffusion WebUI around diffusers' pipelines. It speaks A1111's HTTP API and runs ControlNet
-as a script in every job. It paints with: {escape(model)}.</p>
-<p><a href="/docs">All routes</a>. Ask for pictures with <code>POST /sdapi/v1/txt2img</code> and
-<code>/sdapi/v1/img2img</code>; units go into <code>alwayson_scripts.ControlNet.args</code>.</p>
-<h2>Latest pictures</h2>
-{_figures(Path(outputs)) or "<p>None yet.</p>"}
-</body></html>"""
+_KEEP_FILES = (3600, 86400)
+"""Every hour, gradio's copies of pictures that are older than a day are removed (s)."""
+_FONTS = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
+"""The reader's own: the page asks nobody else for anything."""
 
 
-def _figures(folder: Path) -> str:
-    newest = sorted(folder.rglob("*.png"), key=lambda file: file.stat().st_mtime, reverse=True)
-    names = (file.relative_to(folder).as_posix() for file in newest[:_LATEST])
-    return "\n".join(_figure(f"/outputs/{quote(name)}", escape(name)) for name in names)
+def build() -> gr.Blocks:
+    """The whole page, with what scripts show on it."""
+    with gr.Blocks(title="ControlStack", analytics_enabled=False, delete_cache=_KEEP_FILES) as blocks:
+        gr.Markdown(
+            f"### ControlStack's embedded WebUI\nIt paints with **{escape(shared.sd_model.name)}**. "
+            "[Latest pictures](/latest) · [HTTP API](/docs)"
+        )
+        with gr.Tabs():
+            for tab, runner in (("txt2img", scripts.scripts_txt2img), ("img2img", scripts.scripts_img2img)):
+                with gr.Tab(tab, elem_id=f"tab_{tab}"):
+                    page_tab.build(tab, runner)
+            with gr.Tab("PNG Info", elem_id="tab_pnginfo"):
+                _png_info()
+            for content, title, elem_id in script_callbacks.ui_tabs_callback():
+                with gr.Tab(title, elem_id=f"tab_{elem_id}"):
+                    content.render()
+    return blocks
 
 
-def _figure(address: str, name: str) -> str:
-    picture = f'<a href="{address}"><img src="{address}" alt="{name}"></a>'
-    return f"<figure>{picture}<figcaption>{name}</figcaption></figure>"
+def mount(app: FastAPI, blocks: gr.Blocks) -> FastAPI:
+    """Put the page at / with the stylesheets and the JavaScript of extensions."""
+    roots = list(dict.fromkeys(data.basedir for data in scripts.scripts_data))
+    styles = [root / "style.css" for root in roots]
+    code = [file for root in roots for file in sorted((root / "javascript").glob("*.js"))]
+    return gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        theme=gr.themes.Soft(**_FONTS),
+        css_paths=[file for file in styles if file.is_file()],
+        head="\n".join(map(_inline, code)) or None,
+        allowed_paths=[default_output_dir],
+        footer_links=[],
+        ssr_mode=False,
+    )
+
+
+def _inline(file: Path) -> str:
+    return f"<script>\n{file.read_text(encoding='utf-8')}\n</script>"
+
+
+def _png_info() -> None:
+    with gr.Row():
+        picture = gr.Image(type="filepath", label="A picture with its infotext", sources=["upload"])
+        with gr.Column():
+            text = gr.Textbox(label="Infotext", lines=6, buttons=["copy"])
+            parameters = gr.JSON(label="Parameters")
+    picture.change(_read_info, picture, [text, parameters], api_name=False)
+
+
+def _read_info(file: str | None) -> tuple[str, dict[str, Any]]:
+    if not file:
+        return "", {}
+    with Image.open(file) as picture:
+        text = read_info_from_image(picture)[0] or ""
+    parameters: dict[str, Any] = infotext_utils.parse_generation_parameters(text) if text else {}
+    script_callbacks.infotext_pasted_callback(text, parameters)
+    return text, parameters

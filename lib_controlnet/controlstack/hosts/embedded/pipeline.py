@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
@@ -16,32 +18,16 @@ from diffusers import (
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
 )
+from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
+from controlstack.errors import ControlError
 from controlstack.hosts.embedded import latents, samplers
 from controlstack.hosts.embedded.checkpoint import Checkpoint
+from controlstack.hosts.embedded.prompts import Prompts
+from controlstack.image import Array
 
 TRAIN_STEPS = 1000
-
-
-@dataclass
-class Prompts:
-    """Encoded prompts of a batch: "B 77 D"; `pooled` is SDXL's "B P". Negative ones are None without CFG."""
-
-    cond: Tensor
-    uncond: Tensor | None
-    pooled: Tensor | None = None
-    pooled_uncond: Tensor | None = None
-
-    def arguments(self) -> dict[str, Any]:
-        """As diffusers' pipelines call them."""
-        named = {"prompt_embeds": self.cond, "negative_prompt_embeds": self.uncond}
-        if self.pooled is not None:
-            named |= {
-                "pooled_prompt_embeds": self.pooled,
-                "negative_pooled_prompt_embeds": self.pooled_uncond,
-            }
-        return named
 
 
 @dataclass
@@ -53,8 +39,11 @@ class Pass:
     steps: of the whole schedule
     init: img2img: "B 4 h w", what the noise is added to
     strength: img2img: the share of the schedule that is run, the last part of it
-    mask: inpainting: "1 1 h w", 1 is repainted, 0 is kept
+    mask: inpainting: "1 1 h w", 1 is repainted, 0 is kept, between them is a blend
     masked_init: checkpoints for inpainting: "B 4 h w", the picture with grey in place of what is masked
+    depth: checkpoints for depth: "B 1 h w", -1..1, near is 1
+    schedule: the noise schedule's label
+    zero_snr: whether to end in noise alone, as some checkpoints are trained
     """
 
     prompts: Prompts
@@ -67,6 +56,9 @@ class Pass:
     strength: float = 1.0
     mask: Tensor | None = None
     masked_init: Tensor | None = None
+    depth: Tensor | None = None
+    schedule: str = "Uniform"
+    zero_snr: bool = False
 
 
 class _Img2Img:
@@ -119,7 +111,13 @@ def build(model: Checkpoint, sampler: str, start: Pass | None = None) -> Any:
         if model.is_sdxl
         else {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     )
-    pipe = kind(**model.components, scheduler=samplers.scheduler(sampler, model.schedule), **extra)
+    told: dict[str, Any] = {}
+    if start is not None:
+        told = {"schedule": start.schedule, "steps": start.steps, "zero_snr": start.zero_snr}
+    pipe = kind(**model.components, scheduler=samplers.scheduler(sampler, model.schedule, **told), **extra)
+    if kind is paint:
+        # diffusers' own also rounds the mask, which has been done where it is wanted
+        pipe.mask_processor = VaeImageProcessor(do_normalize=False, do_convert_grayscale=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -128,8 +126,14 @@ def for_checkpoint(model: Checkpoint, start: Pass) -> Pass:
     """The pass as this checkpoint can run it: one for inpainting always wants a picture and a mask.
 
     Where the job has none, that is a grey picture, all of it to be painted.
+    Raises ControlError for a checkpoint for depth that is to inpaint.
     """
-    if model.unet.config.in_channels == start.noise.shape[1] or start.mask is not None:
+    if model.wants_depth and start.mask is not None:
+        raise ControlError(
+            f"The checkpoint {model.name} for depth cannot inpaint",
+            fix="Choose another checkpoint, or no mask",
+        )
+    if not model.wants_mask or start.mask is not None:
         return start
     height, width = (8 * cells for cells in start.noise.shape[-2:])
     grey = latents.encode(model.vae, torch.full((1, 3, height, width), 0.5))
@@ -141,24 +145,29 @@ def for_checkpoint(model: Checkpoint, start: Pass) -> Pass:
     )
 
 
-def unread_tokens(model: Checkpoint, prompt: str) -> int:
-    """How many tokens of a prompt are beyond the 75 that CLIP reads between its two marks."""
-    tokenizer = model.components["tokenizer"]
-    return max(len(tokenizer(prompt).input_ids) - int(tokenizer.model_max_length), 0)
+def with_depth(model: Checkpoint, start: Pass, depth: Array | None) -> Pass:
+    """For a checkpoint for depth: the pass with a depth picture "H W", near is bright; else as it is.
+
+    Raises ControlError without a picture.
+    """
+    if not model.wants_depth:
+        return start
+    if depth is None:
+        raise ControlError(
+            f"The checkpoint {model.name} paints after a depth picture, and there is none",
+            fix="Send one as depth_map, near is bright, or choose another checkpoint",
+        )
+    return replace(start, depth=_depth_channel(depth, start.noise))
 
 
-def encode(model: Checkpoint, prompts: list[str], negatives: list[str], *, cfg: bool) -> Prompts:
-    """Encode the prompts of a batch. SDXL was trained with zeros where all negative prompts are empty."""
-    pipe = build(model, samplers.DEFAULT)
-    asked = {
-        "prompt": prompts,
-        "device": model.unet.device,
-        "num_images_per_prompt": 1,
-        "do_classifier_free_guidance": cfg,
-        "negative_prompt": None if model.is_sdxl and not any(negatives) else negatives,
-    }
-    encoded = pipe.encode_prompt(**asked)
-    return Prompts(*encoded)
+def _depth_channel(depth: Array, noise: Tensor) -> Tensor:
+    """The same steps as `StableDiffusionDepth2ImgPipeline.prepare_depth_map`."""
+    cells = F.interpolate(
+        torch.from_numpy(depth.astype(np.float32))[None, None], noise.shape[-2:], mode="bicubic"
+    )
+    near, far = cells.amax(), cells.amin()
+    spread = (near - far).clamp(min=torch.finfo(cells.dtype).tiny)  # a flat picture is all far
+    return (2 * (cells - far) / spread - 1).to(noise).expand(len(noise), -1, -1, -1)
 
 
 def run(pipe: Any, start: Pass, on_step: Callable[[Any, int], None]) -> Tensor:
@@ -192,7 +201,20 @@ def run(pipe: Any, start: Pass, on_step: Callable[[Any, int], None]) -> Tensor:
             "height": height,
             "width": width,
         }
-    return pipe(**arguments).images
+    with watched(pipe.unet, _joining(start.depth)):
+        return pipe(**arguments).images
+
+
+def _joining(depth: Tensor | None) -> Callable[[dict[str, Any]], None]:
+    """Puts depth beside the latents of every UNet call."""
+
+    def join(called: dict[str, Any]) -> None:
+        if depth is not None:
+            sample = called["sample"]
+            beside = depth.repeat(len(sample) // len(depth), 1, 1, 1)
+            called["sample"] = torch.cat([sample, beside.to(sample)], dim=1)
+
+    return join
 
 
 @contextmanager

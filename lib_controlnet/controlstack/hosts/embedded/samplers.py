@@ -1,32 +1,150 @@
-"""The samplers by A1111's names."""
+"""The samplers and their noise schedules by A1111's names."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "Euler": ("EulerDiscreteScheduler", {}),
-    "Euler a": ("EulerAncestralDiscreteScheduler", {}),
-    "DPM++ 2M": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-    "Heun": ("HeunDiscreteScheduler", {}),
-    "DDIM": ("DDIMScheduler", {}),
-    "UniPC": ("UniPCMultistepScheduler", {}),
-    "LCM": ("LCMScheduler", {}),
+
+class Sampler(NamedTuple):
+    """A diffusers scheduler, and what it is told beyond the checkpoint's schedule.
+
+    usual: the noise schedule that "Automatic" means
+    options: what A1111's API says about it
+    """
+
+    kind: str
+    aliases: tuple[str, ...]
+    told: Mapping[str, Any] = MappingProxyType({})
+    usual: str = "Uniform"
+    options: Mapping[str, str] = MappingProxyType({})
+
+    def takes(self, key: str) -> bool:
+        """Whether its scheduler has this setting."""
+        import diffusers
+
+        return key in inspect.signature(getattr(diffusers, self.kind).__init__).parameters
+
+
+class NoiseSchedule(NamedTuple):
+    """Where on the noise scale the steps lie, as diffusers is told."""
+
+    name: str
+    aliases: tuple[str, ...]
+    told: dict[str, Any]
+    rho: float = -1
+
+
+SAMPLERS = {
+    "Euler": Sampler("EulerDiscreteScheduler", ("k_euler",)),
+    "Euler a": Sampler(
+        "EulerAncestralDiscreteScheduler",
+        ("k_euler_a", "k_euler_ancestral"),
+        options={"uses_ensd": "True"},
+    ),
+    "DPM++ 2M": Sampler(
+        "DPMSolverMultistepScheduler",
+        ("k_dpmpp_2m",),
+        {"algorithm_type": "dpmsolver++"},
+        usual="Karras",
+        options={"scheduler": "karras"},
+    ),
+    "Heun": Sampler("HeunDiscreteScheduler", ("k_heun",), options={"second_order": "True"}),
+    "DDIM": Sampler("DDIMScheduler", ("ddim",)),
+    "UniPC": Sampler("UniPCMultistepScheduler", ("unipc",)),
+    "LCM": Sampler("LCMScheduler", ("k_lcm",)),
 }
-"""Name -> a diffusers scheduler and what it is told beyond the checkpoint's schedule; the default first."""
+"""The default first."""
+
+AUTOMATIC = "Automatic"
+SCHEDULES = {
+    AUTOMATIC: NoiseSchedule("automatic", (), {}),
+    "Uniform": NoiseSchedule("uniform", (), {}),
+    "Karras": NoiseSchedule("karras", (), {"use_karras_sigmas": True}, rho=7.0),
+    "Exponential": NoiseSchedule("exponential", (), {"use_exponential_sigmas": True}),
+    "SGM Uniform": NoiseSchedule("sgm_uniform", ("SGMUniform",), {"timestep_spacing": "trailing"}),
+    "Beta": NoiseSchedule("beta", (), {"use_beta_sigmas": True}),
+}
+"""By A1111's labels. Source of what diffusers is told: its table "Schedulers", A1111/k-diffusion."""
 
 DEFAULT = next(iter(SAMPLERS))
+ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+"""Noise that ends in noise alone, and steps that start there (Lin et al. 2023, arXiv 2305.08891)."""
 
 
 def find(name: str | None) -> str | None:
-    """The sampler's name as listed, found in any case, the default for no name; None if there is none."""
-    return {key.lower(): key for key in SAMPLERS}.get((name or DEFAULT).lower())
+    """The sampler's name as listed, found by name or alias in any case, the default for no name.
+
+    The name may end in that of a noise schedule, which `split` finds. None if there is none.
+    """
+    return split(name)[0]
 
 
-def scheduler(name: str, schedule: Mapping[str, Any]) -> Any:
-    """A new scheduler for one sampling pass of a checkpoint with this training schedule."""
+def split(name: str | None) -> tuple[str | None, str | None]:
+    """The sampler and the noise schedule in a name like "DPM++ 2M Karras"; None for what is not in it."""
+    wanted = (name or DEFAULT).lower()
+    if found := _SAMPLER_NAMES.get(wanted):
+        return found, None
+    for spelling, label in _SCHEDULE_NAMES.items():
+        if wanted.endswith(f" {spelling}"):
+            return _SAMPLER_NAMES.get(wanted.removesuffix(f" {spelling}")), label
+    return None, None
+
+
+def find_schedule(name: str | None) -> str | None:
+    """The noise schedule's label, found by label, name or alias in any case, Automatic for no name."""
+    return _SCHEDULE_NAMES.get((name or AUTOMATIC).lower())
+
+
+def scheduler(
+    sampler: str,
+    trained: Mapping[str, Any],
+    schedule: str = "Uniform",
+    *,
+    steps: int = 0,
+    zero_snr: bool = False,
+) -> Any:
+    """A new scheduler for one sampling pass of a checkpoint with this training schedule.
+
+    What the sampler's scheduler does not know is left out; `lacks` says so beforehand.
+    """
     import diffusers
 
-    kind, told = SAMPLERS[name]
-    return getattr(diffusers, kind).from_config(schedule, **told)
+    kind, told = SAMPLERS[sampler].kind, dict(SAMPLERS[sampler].told)
+    if steps == 1:
+        told["timestep_spacing"] = "trailing"  # the other spacings' only step is the one with the least noise
+    if zero_snr or trained.get("rescale_betas_zero_snr"):
+        told |= ZERO_SNR
+    told |= _meant(sampler, schedule).told
+    return getattr(diffusers, kind).from_config(trained, **told)
+
+
+def lacks(sampler: str, schedule: str, *, zero_snr: bool = False, eta: float | None = None) -> list[str]:
+    """Sentences on what was asked for and this sampler cannot do."""
+    chosen = SAMPLERS[sampler]
+    sentences = []
+    if not all(map(chosen.takes, _meant(sampler, schedule).told)):
+        sentences.append(
+            f"The embedded host has no {schedule} noise schedule for {sampler}; it used its own."
+        )
+    if zero_snr and not all(map(chosen.takes, ZERO_SNR)):
+        sentences.append(f"The embedded host has no zero terminal SNR for {sampler}; it was ignored.")
+    if sampler == "Euler a" and eta not in (None, 1):
+        sentences.append("The embedded host runs Euler a with eta 1; another one was ignored.")
+    return sentences
+
+
+def _meant(sampler: str, schedule: str) -> NoiseSchedule:
+    return SCHEDULES[SAMPLERS[sampler].usual if schedule == AUTOMATIC else schedule]
+
+
+_SAMPLER_NAMES = {
+    spelling.lower(): name for name, sampler in SAMPLERS.items() for spelling in (name, *sampler.aliases)
+}
+_SCHEDULE_NAMES = {
+    spelling.lower(): label
+    for label, schedule in SCHEDULES.items()
+    for spelling in (label, schedule.name, *schedule.aliases)
+}

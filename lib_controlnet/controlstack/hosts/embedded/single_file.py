@@ -19,8 +19,8 @@ _SCALE = {True: 0.13025, False: 0.18215}
 """What SDXL's latents (True) or SD1's and SD2's are multiplied by. Source: Stability's configurations."""
 
 
-def load(path: Path) -> tuple[dict[str, Any], str]:
-    """The parts of a pipeline by diffusers' names, on the CPU, and the prediction type in diffusers' words.
+def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parts of a pipeline by diffusers' names, on the CPU, and how it was trained, in diffusers' words.
 
     Raises ControlError for a file that is no base.
     """
@@ -36,7 +36,7 @@ def load(path: Path) -> tuple[dict[str, Any], str]:
         )
     parts = {"unet": _unet(header), **text_encoders.load(header)}
     parts["vae"] = _vae(header, _SCALE["text_encoder_2" in parts])
-    return parts, _prediction(header)
+    return parts, _training(header)
 
 
 def fill(kind: Any, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
@@ -87,10 +87,17 @@ def vae_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     }
 
 
-def _prediction(header: weights.Header) -> str:
-    """eps unless the file says v: in Stability's ModelSpec metadata, or by the marker of SDXL v-models."""
+def _training(header: weights.Header) -> dict[str, Any]:
+    """What the file says of its training: in Stability's ModelSpec metadata, or by markers of v-models.
+
+    A prediction of eps unless it says v; noise up to zero SNR where it has a tensor `ztsnr`.
+    """
     said = header.metadata.get("modelspec.prediction_type", "")
-    return "v_prediction" if said.startswith("v") or "v_pred" in header.shapes else "epsilon"
+    is_v = said.startswith("v") or "v_pred" in header.shapes
+    return {
+        "prediction_type": "v_prediction" if is_v else "epsilon",
+        "rescale_betas_zero_snr": "ztsnr" in header.shapes,
+    }
 
 
 def _count(shapes: Iterable[str], pattern: str) -> int:

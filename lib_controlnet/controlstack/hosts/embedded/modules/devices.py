@@ -7,9 +7,11 @@ import gc
 import torch
 from modules.shared_cmd_options import cmd_opts
 
+from controlstack.hosts.embedded import precision
+
 cpu = torch.device("cpu")
 device = torch.device(cmd_opts.device)
-dtype = dtype_unet = torch.float16 if device.type == "cuda" else torch.float32
+dtype = dtype_unet = precision.DTYPES[cmd_opts.dtype] if cmd_opts.dtype else precision.usual(device)
 dtype_vae = torch.float32
 
 

@@ -34,6 +34,22 @@ def png_info(text: str | None) -> PngImagePlugin.PngInfo:
     return info
 
 
+_USER_COMMENT = 0x9286
+_EXIF_IFD = 0x8769
+_CODES = {b"UNICODE\0": "utf-16-be", b"ASCII\0\0\0": "ascii", b"\0" * 8: "utf-8"}
+"""How a UserComment's first eight bytes say what follows. Source: Exif 2.3, 4.6.5."""
+
+
+def read_info_from_image(image: Image.Image) -> tuple[str | None, dict[str, str]]:
+    """The infotext a picture carries, from its PNG text or its EXIF comment, and its other texts."""
+    texts = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+    infotext = texts.pop("parameters", None)
+    comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)
+    if isinstance(comment, bytes) and comment[:8] in _CODES:
+        infotext = infotext or comment[8:].decode(_CODES[comment[:8]], errors="replace")
+    return infotext, texts
+
+
 def save_image(image: Image.Image, path: str | Path, basename: str, *, info: str | None = None) -> Path:
     """Save as PNG in the folder, numbered onwards. Returns the file."""
     folder = Path(path)

@@ -1,4 +1,4 @@
-"""Settings: declared by extensions, changed by jobs, with a default until then."""
+"""Settings: declared by the host and extensions, changed by jobs and programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass
 class OptionInfo:
-    """A setting as A1111 declares it; `section` is (id, title)."""
+    """A setting as A1111 declares it; `section` is (id, title); `restrict_api` hides it from programs."""
 
     default: Any = None
     label: str = ""
@@ -31,6 +31,12 @@ class OptionInfo:
     def needs_reload_ui(self) -> OptionInfo:
         return self.info("needs a reload of the page")
 
+    def takes(self, value: Any) -> bool:
+        """Whether the value is of the default's kind; an integer is also a fraction."""
+        kinds = (float, int) if isinstance(self.default, float) else type(self.default)
+        flag = isinstance(value, bool) == isinstance(self.default, bool)
+        return self.default is None or (isinstance(value, kinds) and flag)
+
 
 class Options:
     """`opts.key` is the value that was set, or else the declared default; `data` holds only what was set."""
@@ -42,11 +48,30 @@ class Options:
     def add_option(self, key: str, info: OptionInfo) -> None:
         self.data_labels[key] = info
 
-    def set(self, key: str, value: Any) -> bool:
-        """Set a value; whether that changed anything."""
-        changed = key not in self.data or self.data[key] != value
+    def set(self, key: str, value: Any, is_api: bool = False, run_callbacks: bool = True) -> bool:
+        """Set a value; whether that changed anything. Programs cannot change what is hidden from them.
+
+        Raises KeyError for a setting that nobody declared, ValueError for a value of another kind.
+        """
+        info = self.data_labels[key]
+        if is_api and info.restrict_api:
+            return False
+        if not info.takes(value):
+            raise ValueError(f"The setting {key} is {info.default!r} by default and cannot be {value!r}")
+        changed = bool(getattr(self, key) != value)
         self.data[key] = value
+        if changed and run_callbacks and info.onchange is not None:
+            info.onchange()
         return changed
+
+    def is_restricted(self, key: str) -> bool:
+        """Whether programs cannot change it."""
+        return key in self.data_labels and self.data_labels[key].restrict_api
+
+    def dumps(self) -> dict[str, Any]:
+        """Every setting with its value, but those hidden from programs."""
+        defaults = {key: info.default for key, info in self.data_labels.items()}
+        return {key: value for key, value in (defaults | self.data).items() if not self.is_restricted(key)}
 
     def __getattr__(self, key: str) -> Any:
         if key in self.data:

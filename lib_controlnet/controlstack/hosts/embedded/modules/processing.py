@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from modules import images, rng, scripts, shared
+from modules import images, limits, scripts, shared
 from modules.infotext_utils import create_infotext
 from modules.paths import default_output_dir
 from modules.processed import Processed
-from modules.processing_base import NOT_OFFERED, DecodedSamples, StableDiffusionProcessing, opt_C, opt_f
+from modules.processing_base import NOT_OFFERED, DecodedSamples, StableDiffusionProcessing, opt_f
 from modules.processing_img2img import StableDiffusionProcessingImg2Img
 from modules.processing_txt2img import StableDiffusionProcessingTxt2Img
 from PIL import Image
@@ -27,6 +27,7 @@ __all__ = [
     "StableDiffusionProcessingImg2Img",
     "StableDiffusionProcessingTxt2Img",
     "create_infotext",
+    "fix_seed",
     "get_fixed_seed",
     "process_images",
     "process_images_inner",
@@ -44,7 +45,9 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
 
 def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     """Run a job. The hooks come in A1111's order, which a test holds."""
+    limits.check(p)
     p.width, p.height = p.width // opt_f * opt_f, p.height // opt_f * opt_f
+    p.job_timestamp = shared.state.job_timestamp
     _fill_lists(p)
     _comment_on_what_is_ignored(p)
     p.scripts.process(p)
@@ -55,12 +58,18 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
         for n in range(p.n_iter):
             if shared.state.interrupted:
                 break
+            shared.state.skipped = False
             pictures += _batch(p, n)
             shared.state.nextjob()
     infotexts = [picture.info["parameters"] for picture in pictures]
-    processed = Processed(p, pictures, infotexts[0] if infotexts else "", infotexts)
+    processed = Processed(p, pictures, info=infotexts[0] if infotexts else "", infotexts=infotexts)
     p.scripts.postprocess(p, processed)
     return processed
+
+
+def fix_seed(p: StableDiffusionProcessing) -> None:
+    """Draw the random seeds of a job now."""
+    p.seed, p.subseed = get_fixed_seed(p.seed), get_fixed_seed(p.subseed)
 
 
 def get_fixed_seed(seed: Any) -> Any:
@@ -69,28 +78,43 @@ def get_fixed_seed(seed: Any) -> Any:
 
 
 def _fill_lists(p: StableDiffusionProcessing) -> None:
-    """One prompt and one seed for each picture of the job; seeds count up."""
+    """One prompt and one seed for each picture of the job; seeds count up, or else those of variations.
+
+    Raises ValueError for a list of another length than the job has pictures.
+    """
+    fix_seed(p)
     count = p.batch_size * p.n_iter
-    p.all_prompts = list(p.prompt) if isinstance(p.prompt, list) else [p.prompt] * count
-    count = len(p.all_prompts)
-    p.all_negative_prompts = (
-        list(p.negative_prompt) if isinstance(p.negative_prompt, list) else [p.negative_prompt] * count
-    )
-    seed, subseed = get_fixed_seed(p.seed), get_fixed_seed(p.subseed)
-    p.all_seeds = list(seed) if isinstance(seed, list) else [int(seed) + i for i in range(count)]
-    p.all_subseeds = list(subseed) if isinstance(subseed, list) else [int(subseed) + i for i in range(count)]
+    p.all_prompts = _list_of(p.prompt, count)
+    p.all_negative_prompts = _list_of(p.negative_prompt, count)
+    p.all_seeds = _list_of(p.seed, count, step=0 if p.subseed_strength else 1)
+    p.all_subseeds = _list_of(p.subseed, count, step=1)
+
+
+def _list_of(value: Any, count: int, step: int = 0) -> list[Any]:
+    if not isinstance(value, list):
+        return [int(value) + i * step for i in range(count)] if step else [value] * count
+    if len(value) != count:
+        raise ValueError(f"A list of {len(value)} prompts or seeds does not fit a job of {count} pictures")
+    return list(value)
 
 
 def _comment_on_what_is_ignored(p: StableDiffusionProcessing) -> None:
     for name in NOT_OFFERED:
-        if getattr(p, name) not in (None, False, 0, "", [], "Automatic", "None"):
+        if getattr(p, name) not in (None, False, 0, -1, "", [], "None"):
             p.comment(f"The embedded host does not offer {name}; it was ignored.")
 
 
 @contextmanager
 def _overridden_settings(p: StableDiffusionProcessing) -> Iterator[None]:
     before = dict(shared.opts.data)
-    shared.opts.data.update(p.override_settings)
+    for key, value in p.override_settings.items():
+        if shared.opts.is_restricted(key):
+            p.comment(f"The setting {key} cannot be changed from outside; it was left as it is.")
+        else:
+            shared.opts.data[key] = value
+    wanted = p.override_settings.get("sd_model_checkpoint")
+    if wanted and not p.sd_model.is_called(str(wanted)):
+        p.comment(f"The embedded host paints with {p.sd_model.name} only, not with {wanted}.")
     try:
         yield
     finally:
@@ -105,7 +129,7 @@ def _batch(p: StableDiffusionProcessing, n: int) -> list[Image.Image]:
     part = slice(n * p.batch_size, (n + 1) * p.batch_size)
     p.prompts, p.negative_prompts = p.all_prompts[part], p.all_negative_prompts[part]
     p.seeds, p.subseeds = p.all_seeds[part], p.all_subseeds[part]
-    p.rng = rng.ImageRNG((opt_C, p.height // opt_f, p.width // opt_f), p.seeds)
+    p.rng = p.image_rng(p.height // opt_f, p.width // opt_f)
     p.scripts.before_process_batch(p, **p.batch_facts())
     p.scripts.after_extra_networks_activate(p, **p.batch_facts(), extra_network_data=p.extra_network_data)
     p.scripts.process_batch(p, **p.batch_facts())
@@ -126,7 +150,7 @@ def _decoded(p: StableDiffusionProcessing, samples: Tensor | DecodedSamples) -> 
     return latents.decode(p.sd_model.vae, samples).cpu()
 
 
-def _finished(p: StableDiffusionProcessing, decoded: Tensor, i: int) -> Image.Image:
+def _finished(p: StableDiffusionProcessing, decoded: Tensor, i: int) -> Any:
     """Picture `i` of a batch below what inpainting keeps, with its infotext; saved if the job wants that."""
     pixels = (decoded * 255).round().clamp(0, 255).permute(1, 2, 0).numpy()
     pp = scripts.PostprocessImageArgs(Image.fromarray(pixels.astype(np.uint8)), i)
@@ -138,11 +162,12 @@ def _finished(p: StableDiffusionProcessing, decoded: Tensor, i: int) -> Image.Im
     pp = scripts.PostprocessImageArgs(_composite(pp.image, p.paste_to, ppmo.overlay_image), i)
     p.scripts.postprocess_image_after_composite(p, pp)
     index = min(p.iteration * p.batch_size + i, len(p.all_seeds) - 1)  # a script may have added pictures
-    picture: Image.Image = pp.image
+    picture: Any = pp.image
     picture.info["parameters"] = create_infotext(p, index)
     if not p.do_not_save_samples:
         folder = p.outpath_samples or default_output_dir
-        images.save_image(picture, folder, str(p.all_seeds[index]), info=picture.info["parameters"])
+        saved = images.save_image(picture, folder, str(p.all_seeds[index]), info=picture.info["parameters"])
+        picture.already_saved_as = str(saved)
     return picture
 
 

@@ -6,18 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from modules import script_callbacks, shared
+from modules import rng, script_callbacks, shared
 from PIL import Image
 from torch import Tensor
 
 from controlstack.hosts.embedded import pipeline, samplers
+from controlstack.hosts.embedded.prompts import Prompts, encode
 
 opt_C = 4  # noqa: N816  their name
 opt_f = 8
 """Channels of the latents, and px to a latent cell."""
 
-NOT_OFFERED = ("styles", "subseed_strength", "restore_faces", "tiling", "refiner_checkpoint", "scheduler")
+NOT_OFFERED = (
+    "styles",
+    "seed_resize_from_h",
+    "seed_resize_from_w",
+    "restore_faces",
+    "tiling",
+    "refiner_checkpoint",
+)
 """Fields of A1111's that change nothing here; a job that sets one gets a comment."""
 
 
@@ -39,6 +48,8 @@ class StableDiffusionProcessing:
     seed: int = -1
     subseed: int = -1
     subseed_strength: float = 0
+    seed_resize_from_h: int = -1
+    seed_resize_from_w: int = -1
     sampler_name: str | None = None
     scheduler: str | None = None
     batch_size: int = 1
@@ -59,6 +70,8 @@ class StableDiffusionProcessing:
     override_settings_restore_afterwards: bool = True
     refiner_checkpoint: str | None = None
     disable_extra_networks: bool = False
+    depth_map: Image.Image | None = None
+    """For checkpoints for depth, near is bright. Scripts may set it up to `process_before_every_sampling`."""
 
     scripts_value: Any = field(default=None, init=False)
     script_args_value: Any = field(default=None, init=False)
@@ -67,6 +80,7 @@ class StableDiffusionProcessing:
     is_hr_pass: bool = field(default=False, init=False)
     comments: dict[str, int] = field(default_factory=dict, init=False)
     iteration: int = field(default=0, init=False)
+    job_timestamp: str = field(default="", init=False)
     prompts: list[str] = field(default_factory=list, init=False)
     negative_prompts: list[str] = field(default_factory=list, init=False)
     seeds: list[int] = field(default_factory=list, init=False)
@@ -85,7 +99,9 @@ class StableDiffusionProcessing:
 
     def __post_init__(self) -> None:
         self.sd_model = shared.sd_model
-        self.sampler_name = self.sampler_name or samplers.DEFAULT
+        name, schedule = samplers.split(self.sampler_name)
+        self.sampler_name = name or self.sampler_name
+        self.scheduler = schedule or self.known_schedule(self.scheduler) or samplers.AUTOMATIC
 
     @property
     def scripts(self) -> Any:
@@ -112,6 +128,14 @@ class StableDiffusionProcessing:
             self.scripts_setup_complete = True
             self.scripts_value.setup_scrips(self)
 
+    def known_schedule(self, name: str | None) -> str | None:
+        """The noise schedule's label, None for no name; an unknown one is Automatic, with a comment."""
+        found = samplers.find_schedule(name)
+        if found is None:
+            self.comment(f"The embedded host has no noise schedule {name}; it used {samplers.AUTOMATIC}.")
+            return samplers.AUTOMATIC
+        return found if name else None
+
     def comment(self, text: str) -> None:
         """Say something about this job to whoever asked for it."""
         self.comments[text] = 1
@@ -128,6 +152,10 @@ class StableDiffusionProcessing:
         self.sampler = self.c = None
         self.sd_model.pipe = None
 
+    def image_rng(self, height: int, width: int) -> rng.ImageRNG:
+        """The noise of this batch's pictures, for a size in latent cells."""
+        return rng.ImageRNG((opt_C, height, width), self.seeds, self.subseeds, self.subseed_strength)
+
     def batch_facts(self) -> dict[str, Any]:
         """What the hooks of a batch are told."""
         return {
@@ -137,29 +165,47 @@ class StableDiffusionProcessing:
             "subseeds": self.subseeds,
         }
 
-    def encode_prompts(self, prompts: list[str], negatives: list[str]) -> pipeline.Prompts:
-        """Encode them, with a comment on what is too long to be read."""
-        for prompt in {*prompts, *negatives}:
-            if unread := pipeline.unread_tokens(self.sd_model, prompt):
-                self.comment(f"The last {unread} tokens of a prompt were not read: {prompt}")
-        return pipeline.encode(self.sd_model, prompts, negatives, cfg=self.cfg_scale > 1)
+    @property
+    def clip_skip(self) -> int:
+        """The layer, from its end, that SD1's text encoder stops at."""
+        return max(int(shared.opts.CLIP_stop_at_last_layers), 1)
+
+    @property
+    def zero_snr(self) -> bool:
+        """Whether the noise is to end in noise alone, where the checkpoint does not say so itself."""
+        return bool(shared.opts.sd_noise_schedule == "Zero Terminal SNR")
+
+    def encode_prompts(self, texts: list[str], negatives: list[str]) -> Prompts:
+        """Encode the prompts of a batch as this job wants them."""
+        return encode(self.sd_model, texts, negatives, cfg=self.cfg_scale > 1, clip_skip=self.clip_skip)
+
+    def start(self, prompts: Prompts, **settings: Any) -> pipeline.Pass:
+        """A pass of this batch with the job's settings, or others, and the next noise."""
+        eta = shared.opts.eta_ddim if self.eta is None else self.eta
+        usual = {"steps": self.steps, "guidance": self.cfg_scale, "eta": eta, "zero_snr": self.zero_snr}
+        given = {"schedule": str(self.scheduler), "noise": self.rng.next(), **usual, **settings}
+        return pipeline.Pass(prompts=prompts, generators=self.rng.generators, **given)
 
     def run_pass(self, start: pipeline.Pass, sampler: str) -> Tensor:
         """One sampling pass: its hook, a diffusers pipeline, a callback at every evaluation of the UNet."""
-        x = start.noise if start.init is None else start.init
+        x, c = start.noise if start.init is None else start.init, start.prompts
         start = pipeline.for_checkpoint(self.sd_model, start)
+        for sentence in samplers.lacks(sampler, start.schedule, zero_snr=start.zero_snr, eta=self.eta):
+            self.comment(sentence)
         shared.state.sampling_step = 0
         pipe = self.sampler = self.sd_model.pipe = pipeline.build(self.sd_model, sampler, start)
-        c = start.prompts
         self.scripts.process_before_every_sampling(self, x=x, noise=start.noise, c=c.cond, uc=c.uncond)
+        depth = None if self.depth_map is None else np.asarray(self.depth_map.convert("L"))
+        start = pipeline.with_depth(self.sd_model, start, depth)
 
         def on_evaluation(called: dict[str, Any]) -> None:
             shared.state.sampling_steps = pipe.num_timesteps
+            shared.state.current_latent = called["sample"][-len(start.noise), :opt_C]
             _cfg_denoiser(called, len(start.noise), pipe)
 
         def on_step(running: Any, step: int) -> None:
             shared.state.sampling_step = step + 1
-            if shared.state.interrupted:
+            if shared.state.interrupted or shared.state.skipped:
                 running._interrupt = True  # the way out that diffusers documents for callbacks
 
         with pipeline.watched(self.sd_model.unet, on_evaluation):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from modules import images, masking, rng, scripts
-from modules.processing_base import StableDiffusionProcessing, opt_C, opt_f
+from modules.processing_base import StableDiffusionProcessing, opt_f
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -65,14 +65,10 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
 
     def sample(self) -> Tensor:
         steps, strength = pipeline.img2img_steps(self.steps, self.denoising_strength or 0.0)
-        start = pipeline.Pass(
-            prompts=self.c,
-            noise=self.rng.next(),
-            generators=self.rng.generators,
-            steps=steps,
-            guidance=self.cfg_scale,
-            eta=self.eta or 0.0,
+        start = self.start(
+            self.c,
             init=self.init_latent,
+            steps=steps,
             strength=strength,
             mask=self.nmask,
             masked_init=self.masked_init,
@@ -93,6 +89,15 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         mask = masking.prepare(
             self.image_mask, self.mask_blur_x, self.mask_blur_y, invert=bool(self.inpainting_mask_invert)
         )
+        told = self.extra_generation_params
+        if self.inpainting_mask_invert:
+            told["Mask mode"] = "Inpaint not masked"
+        if self.mask_blur:
+            told["Mask blur"] = self.mask_blur
+        if self.inpainting_fill in (LATENT_NOISE, LATENT_NOTHING):
+            told["Masked content"] = (
+                "latent noise" if self.inpainting_fill == LATENT_NOISE else "latent nothing"
+            )
         if not self.inpaint_full_res:
             return mask
         region = masking.get_crop_region(mask, self.inpaint_full_res_padding)
@@ -101,8 +106,8 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
             return None
         left, top, right, bottom = masking.expand_crop_region(region, self.width, self.height, *mask.size)
         self.paste_to = (left, top, right - left, bottom - top)
-        self.extra_generation_params["Inpaint area"] = "Only masked"
-        self.extra_generation_params["Masked area padding"] = self.inpaint_full_res_padding
+        told["Inpaint area"] = "Only masked"
+        told["Masked area padding"] = self.inpaint_full_res_padding
         return mask
 
     def _fitted(self, picture: Image.Image, mask: Image.Image | None) -> Image.Image:
@@ -151,13 +156,15 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         cells = (
             np.asarray(mask.resize((self.init_latent.shape[3], self.init_latent.shape[2])), np.float32) / 255
         )
-        self.nmask = torch.from_numpy(cells.round()).to(self.init_latent)[None, None]
+        self.nmask = torch.from_numpy(cells.round() if self.mask_round else cells).to(self.init_latent)[
+            None, None
+        ]
         if self.inpainting_fill == LATENT_NOISE:
             noise = rng.ImageRNG(self.init_latent.shape[1:], all_seeds[: self.batch_size]).next()
             self.init_latent = self.init_latent * (1 - self.nmask) + noise * self.nmask
         elif self.inpainting_fill == LATENT_NOTHING:
             self.init_latent = self.init_latent * (1 - self.nmask)
-        if self.sd_model.unet.config.in_channels == opt_C:
+        if not self.sd_model.wants_mask:
             return
         grey = Image.new("RGB", mask.size, (127, 127, 127))
         masked = [

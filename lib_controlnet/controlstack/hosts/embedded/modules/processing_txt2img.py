@@ -8,16 +8,28 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from modules import rng, shared
+from modules import shared
 from modules.processing_base import DecodedSamples, StableDiffusionProcessing, opt_f
 from PIL import Image
 from torch import Tensor
 
 from controlstack.hosts.embedded import latents, pipeline, samplers
 
-LATENT_UPSCALERS = {"Latent": "bilinear", "Latent (nearest)": "nearest", "Latent (bicubic)": "bicubic"}
-SAME_SAMPLER = "Use same sampler"
-PIXEL_UPSCALERS = {"Lanczos": Image.Resampling.LANCZOS, "Nearest": Image.Resampling.NEAREST}
+LATENT_UPSCALERS: dict[str, dict[str, Any]] = {
+    "Latent": {"mode": "bilinear"},
+    "Latent (antialiased)": {"mode": "bilinear", "antialias": True},
+    "Latent (bicubic)": {"mode": "bicubic"},
+    "Latent (bicubic antialiased)": {"mode": "bicubic", "antialias": True},
+    "Latent (nearest)": {"mode": "nearest"},
+    "Latent (nearest-exact)": {"mode": "nearest-exact"},
+}
+"""A1111's names, and how `interpolate` is called."""
+SAME_SAMPLER, SAME_SCHEDULE = "Use same sampler", "Use same scheduler"
+PIXEL_UPSCALERS = {
+    "None": Image.Resampling.LANCZOS,
+    "Lanczos": Image.Resampling.LANCZOS,
+    "Nearest": Image.Resampling.NEAREST,
+}
 
 
 @dataclass(repr=False)
@@ -32,6 +44,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     hr_resize_x: int = 0
     hr_resize_y: int = 0
     hr_sampler_name: str | None = None
+    hr_scheduler: str | None = None
     hr_prompt: str = ""
     hr_negative_prompt: str = ""
     hr_upscale_to_x: int = field(default=0, init=False)
@@ -49,6 +62,9 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             self.hr_sampler_name = None
         if samplers.find(self.hr_sampler_name) is None:
             raise ValueError(f"could not find sampler named {self.hr_sampler_name}")
+        self.hr_scheduler = (
+            None if self.hr_scheduler == SAME_SCHEDULE else self.known_schedule(self.hr_scheduler)
+        )
         self.calculate_target_resolution()
         told = self.extra_generation_params
         told["Denoising strength"] = self.denoising_strength
@@ -59,6 +75,10 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         if self.hr_second_pass_steps:
             told["Hires steps"] = self.hr_second_pass_steps
         told["Hires upscaler"] = self.hr_upscaler
+        told["Hires sampler"] = self.hr_sampler_name
+        told["Hires schedule type"] = self.hr_scheduler
+        told["Hires prompt"] = self.hr_prompt or None
+        told["Hires negative prompt"] = self.hr_negative_prompt or None
 
     def calculate_target_resolution(self) -> None:
         """The enlarged size in px, and the latent cells to cut off where it is more than asked for."""
@@ -75,18 +95,14 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         self.truncate_y = (self.hr_upscale_to_y - y) // opt_f if y else 0
 
     def sample(self) -> Tensor | DecodedSamples:
-        samples = self.run_pass(self._start(self.rng.first(), self.c), str(self.sampler_name))
-        return self._sample_hr(samples) if self.enable_hr and not shared.state.interrupted else samples
-
-    def _start(self, noise: Tensor, prompts: pipeline.Prompts, **kwargs: Any) -> pipeline.Pass:
-        settings = {"steps": self.steps, "guidance": self.cfg_scale, "eta": self.eta or 0.0, **kwargs}
-        return pipeline.Pass(prompts=prompts, noise=noise, generators=self.rng.generators, **settings)
+        samples = self.run_pass(self.start(self.c), str(self.sampler_name))
+        ended = shared.state.interrupted or shared.state.skipped
+        return self._sample_hr(samples) if self.enable_hr and not ended else samples
 
     def _sample_hr(self, samples: Tensor) -> DecodedSamples:
         self.is_hr_pass = True
         enlarged = self._truncated(self._enlarged(samples))
-        self.rng = rng.ImageRNG(enlarged.shape[1:], self.seeds)
-        noise = self.rng.next()
+        self.rng = self.image_rng(*enlarged.shape[2:])
         self.scripts.after_extra_networks_activate(
             self, **self.batch_facts(), extra_network_data=self.extra_network_data
         )
@@ -99,15 +115,17 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         steps, strength = pipeline.img2img_steps(
             self.hr_second_pass_steps or self.steps, self.denoising_strength or 0.0, exact=True
         )
-        start = self._start(noise, prompts, init=enlarged, steps=steps, strength=strength)
-        refined = self.run_pass(start, str(samplers.find(self.hr_sampler_name or self.sampler_name)))
+        sampler, schedule = samplers.split(self.hr_sampler_name or self.sampler_name)
+        schedule = schedule or self.hr_scheduler or str(self.scheduler)
+        start = self.start(prompts, init=enlarged, steps=steps, strength=strength, schedule=schedule)
+        refined = self.run_pass(start, str(sampler))
         self.is_hr_pass = False
         return DecodedSamples(latents.decode(self.sd_model.vae, refined))
 
     def _enlarged(self, samples: Tensor) -> Tensor:
         width, height = self.hr_upscale_to_x, self.hr_upscale_to_y
-        if mode := LATENT_UPSCALERS.get(str(self.hr_upscaler)):
-            return F.interpolate(samples, (height // opt_f, width // opt_f), mode=mode)
+        if how := LATENT_UPSCALERS.get(str(self.hr_upscaler)):
+            return F.interpolate(samples, (height // opt_f, width // opt_f), **how)
         method = PIXEL_UPSCALERS[str(self.hr_upscaler)]
         pictures = []
         for decoded in latents.decode(self.sd_model.vae, samples):

@@ -38,10 +38,10 @@ def _registrar(kind: str) -> Callable[..., None]:
 
 
 def _dispatcher(kind: str) -> Callable[..., None]:
-    def dispatch(*args: Any) -> None:
+    def dispatch(*args: Any, **kwargs: Any) -> None:
         for callback in _registered.get(kind, ()):
             try:
-                callback(*args)
+                callback(*args, **kwargs)
             except Exception:  # noqa: BLE001  an extension's mistake must not stop the host
                 errors.report(f"Error executing callback {kind} of {callback.__module__}", exc_info=True)
 
@@ -51,7 +51,25 @@ def _dispatcher(kind: str) -> Callable[..., None]:
 on_app_started, app_started_callback = _registrar("app_started"), _dispatcher("app_started")
 on_ui_settings, ui_settings_callback = _registrar("ui_settings"), _dispatcher("ui_settings")
 on_model_loaded, model_loaded_callback = _registrar("model_loaded"), _dispatcher("model_loaded")
+on_ui_tabs = _registrar("ui_tabs")
+on_before_component, before_component_callback = (
+    _registrar("before_component"),
+    _dispatcher("before_component"),
+)
+on_after_component, after_component_callback = _registrar("after_component"), _dispatcher("after_component")
+on_infotext_pasted, infotext_pasted_callback = _registrar("infotext_pasted"), _dispatcher("infotext_pasted")
 on_cfg_denoiser, cfg_denoiser_callback = _registrar("cfg_denoiser"), _dispatcher("cfg_denoiser")
+
+
+def ui_tabs_callback() -> list[tuple[Any, str, str]]:
+    """Every tab that an extension adds to the page: its blocks, title and id."""
+    tabs: list[tuple[Any, str, str]] = []
+    for callback in _registered.get("ui_tabs", ()):
+        try:
+            tabs += callback() or []
+        except Exception:  # noqa: BLE001  as above
+            errors.report(f"Error executing callback ui_tabs of {callback.__module__}", exc_info=True)
+    return tabs
 
 
 def remove_callbacks_for_function(function: Callable[..., Any]) -> None:

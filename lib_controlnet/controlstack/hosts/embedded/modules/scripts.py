@@ -83,6 +83,9 @@ class Script:
     def elem_id(self, item_id: str) -> str:
         return f"script_{self.tabname}_{self.title().lower().replace(' ', '_')}_{item_id}"
 
+    def run(self, p: Any, *args: Any) -> Any:
+        """What a script that is selected for a job does instead of it: returns a `Processed`, or None."""
+
     def setup(self, p: Any, *args: Any) -> None:
         """When the job has got its scripts and their values."""
 
@@ -201,12 +204,37 @@ class ScriptRunner:
             self.title_map.setdefault(script.title().lower(), script)
 
     def _place(self, script: Script) -> None:
-        script.args_from = script.args_to = len(self.inputs)
+        """Find the script's place among the arguments, on a page that nobody sees."""
+        import gradio as gr
+
+        with gr.Blocks(analytics_enabled=False):
+            components = self.components(script)
+        script.args_from = len(self.inputs)
+        self.inputs += components
+        script.args_to = len(self.inputs)
+
+    def components(self, script: Script) -> list[Any]:
+        """What the script shows, made anew on the page that is being built."""
         try:
-            self.inputs += script.ui(script.is_img2img) or ()
+            return list(script.ui(script.is_img2img) or ())
         except Exception:  # noqa: BLE001  as A1111: the script lives on without arguments
             errors.report(f"Error calling ui: {script.filename}", exc_info=True)
-        script.args_to = len(self.inputs)
+            return []
+
+    def script(self, title: str) -> Script | None:
+        """The script of this title, in any case."""
+        return self.title_map.get(title.lower())
+
+    def run(self, p: Any, *args: Any) -> Any:
+        """Let the selected script run the job; what it has made, or None if no script is selected.
+
+        The first argument is the script's number among the selectable ones, from 1.
+        """
+        selected = args[0] if args else 0
+        if not selected:
+            return None
+        script = self.selectable_scripts[selected - 1]
+        return script.run(p, *args[script.args_from : script.args_to])
 
     def default_args(self) -> list[Any]:
         """The values that the page starts with; the first is the number of the selected script, none."""

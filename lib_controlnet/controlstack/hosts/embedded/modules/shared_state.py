@@ -22,6 +22,8 @@ class State:
     stopping_generation: bool = False
     job_timestamp: str = "0"
     time_start: float | None = None
+    current_latent: Any = None
+    """What the UNet is looking at, "4 h w", of the first picture of the running batch."""
 
     def begin(self, job: str = "(unknown)") -> None:
         for field in fields(self):
@@ -30,14 +32,19 @@ class State:
         self.job_timestamp, self.time_start = datetime.now().strftime("%Y%m%d%H%M%S"), time.time()
 
     def end(self) -> None:
-        self.job, self.job_count = "", 0
+        self.job, self.job_count, self.current_latent = "", 0, None
 
     def nextjob(self) -> None:
         self.job_no += 1
         self.sampling_step = 0
 
     def interrupt(self) -> None:
+        """End the job with what is there."""
         self.interrupted = True
+
+    def skip(self) -> None:
+        """End the running batch with what is there."""
+        self.skipped = True
 
     def dict(self) -> dict[str, Any]:
         keys = (
