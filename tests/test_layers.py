@@ -19,7 +19,7 @@ LAYERS = [
     {"families", "annotator"},
     {"sources", "plan", "session"},
     {"hosts"},
-    {"faces"},
+    {"faces", "bench"},
 ]
 HOST_PACKAGES = {"modules", "modules_forge", "backend", "ldm", "sgm", "ldm_patched", "launch"}
 WEB_PACKAGES = {"gradio", "fastapi", "starlette", "uvicorn"}
