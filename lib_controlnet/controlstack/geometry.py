@@ -80,11 +80,13 @@ def resize_keeping_edges(picture: Array, width: int, height: int) -> Array:
     becomes lines of one pixel. An inpaint mask is cut at 127.
     """
     h, w = picture.shape[:2]
+    if (w, h) == (width, height):
+        return picture
     colours = picture[:, :, :3]
     count, grows, shrinks = _colour_count(colours), width * height > w * h, width * height < w * h
     method = cv2.INTER_NEAREST if 2 < count < 200 else cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     resized: Array = cv2.resize(colours, (width, height), interpolation=method)
-    if (w, h) != (width, height) and count == 2 and colours.min() < 16 and colours.max() > 240:
+    if count == 2 and colours.min() < 16 and colours.max() > 240:
         grey = resized.mean(axis=2, dtype=np.float32).astype(np.uint8)
         white = _binary_lines(grey, prune=grows) if _is_line_drawing(colours) else _otsu(grey)
         resized = np.repeat(white[:, :, None], 3, axis=2)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from controlstack.joints import Call, Residuals, RowKind
+from controlstack.joints import Call, Residuals, RowKind, row_index
 from controlstack.unit import ControlMode, HiResFixOption
 
 SLACK = 1e-6
@@ -138,5 +137,5 @@ class Strength:
         if len(self.rows) == self.of:
             return feature
         spread = feature.new_zeros((self.of, *feature.shape[1:]))
-        spread[torch.as_tensor(self.rows, device=feature.device)] = feature
+        spread[row_index(self.rows)] = feature
         return spread

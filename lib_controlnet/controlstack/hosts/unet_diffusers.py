@@ -96,11 +96,11 @@ class LiveUNet:
 
     unet: Any
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         return cast(torch.device, self.unet.device)
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         return cast(torch.dtype, self.unet.dtype)
 
