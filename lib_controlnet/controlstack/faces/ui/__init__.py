@@ -16,4 +16,5 @@ def slots() -> list[Any]:
     """
     import gradio as gr
 
+    gr.Markdown("Units come over the [HTTP API](/docs) so far; there is nothing to set on this page yet.")
     return [gr.State(ControlNetUnit()) for _ in range(MAX_UNITS + 1)]
