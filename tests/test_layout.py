@@ -43,7 +43,7 @@ def test_a_control_without_attention_fits_any_context() -> None:
 
 def test_a_mismatch_names_both_sides_in_words_and_numbers() -> None:
     assert SD2.mismatch(SD1) == (
-        "it is made for SD2.x (width 320, context 1024, skips 12), "
+        "It is made for SD2.x (width 320, context 1024, skips 12), "
         "but the checkpoint is SD1.x (width 320, context 768, skips 12)"
     )
     assert "SDXL (width 320, context 2048, vector 2816, skips 9)" in str(SD1.mismatch(SDXL))

@@ -49,7 +49,7 @@ class Base:
         """Why a control made for this base cannot act on a UNet of that one; None when it can."""
         contexts = {self.context, other.context} - {None}  # SDXL's small ControlNets attend to nothing
         fits = (self.width, self.vector, self.blocks) == (other.width, other.vector, other.blocks)
-        return None if fits and len(contexts) < 2 else f"it is made for {self}, but the checkpoint is {other}"
+        return None if fits and len(contexts) < 2 else f"It is made for {self}, but the checkpoint is {other}"
 
 
 @dataclass(frozen=True)

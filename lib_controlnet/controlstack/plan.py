@@ -106,7 +106,7 @@ def _schedule(unit: ControlNetUnit, preprocessor: Preprocessor, match: Match, jo
 
 
 def _region(unit: ControlNetUnit) -> RegionMask | None:
-    mask = image.read_mask(unit.effective_region_mask, "effective_region_mask")
+    mask = image.read_mask(unit.effective_region_mask, "region mask")
     return None if mask is None else RegionMask(torch.from_numpy(mask.copy())[None, None] / 255)
 
 

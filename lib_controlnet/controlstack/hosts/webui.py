@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from controlstack import image, plan, preprocess
+from controlstack import geometry, image, plan, preprocess
 from controlstack.catalog import Catalog
 from controlstack.errors import ControlError
 from controlstack.image import Array, Picture
@@ -142,14 +142,15 @@ class WebUI(ABC):
         p.extra_generation_params["ControlNet error"] = str(error)
 
     def _job(self, p: Any) -> Job:
+        width, height = _size(p)
         return Job(
-            width=p.width // 8 * 8,
-            height=p.height // 8 * 8,
+            width=width,
+            height=height,
             base=self.base(p),
             hires=bool(getattr(p, "enable_hr", False)),
             seed=_seed(p),
             init=_init_picture(p),
-            init_resize=ResizeMode(getattr(p, "resize_mode", None) or 0),
+            init_resize=_resize_mode(p),
             only_masked=p.inpaint_full_res_padding if getattr(p, "inpaint_full_res", False) else None,
         )
 
@@ -166,10 +167,10 @@ def _enabled(values: Sequence[object]) -> list[tuple[int, ControlNetUnit]]:
     units = []
     for index, value in enumerate(values):
         try:
-            unit = parse(value)
-        except ControlError as error:
             if _switched_off(value):
                 continue
+            unit = parse(value)
+        except ControlError as error:
             raise error.in_unit(index) from error
         if unit.enabled:
             units.append((index, unit))
@@ -193,6 +194,16 @@ def _seed(p: Any) -> int:
     return sum(first if s == -1 else max(int(s), 0) for s in given) & 0xFFFFFFFF
 
 
+def _size(p: Any) -> tuple[int, int]:
+    """Width and height of the first pass: hosts round down to whole latent cells."""
+    return p.width // 8 * 8, p.height // 8 * 8
+
+
+def _resize_mode(p: Any) -> ResizeMode:
+    """How the host fits an init picture."""
+    return ResizeMode(getattr(p, "resize_mode", None) or 0)
+
+
 def _init_picture(p: Any) -> Picture | None:
     """img2img's first picture and the mask as the host will use it: binary, inverted and blurred on
     demand."""
@@ -201,7 +212,21 @@ def _init_picture(p: Any) -> Picture | None:
         return None
     rgb = image.hwc3(np.asarray(pictures[0].convert("RGBA")))
     mask = getattr(p, "image_mask", None)
-    return Picture(rgb, None if mask is None else _prepared(p, mask))
+    return Picture(rgb) if mask is None else _aligned(p, rgb, _prepared(p, mask))
+
+
+def _aligned(p: Any, rgb: Array, mask: Array) -> Picture:
+    """A picture and a mask of another size as the host brings them together.
+
+    Where it paints only the masked region, it cuts the same px out of both; else it fits each to the job.
+    """
+    height, width = mask.shape
+    if rgb.shape[:2] == (height, width):
+        return Picture(rgb, mask)
+    if p.inpaint_full_res and mask.any():
+        return Picture(np.asarray(Image.fromarray(rgb).crop((0, 0, width, height))), mask)
+    fitted = (*_size(p), _resize_mode(p))
+    return Picture(geometry.resample(rgb, *fitted), geometry.resample(mask[..., None], *fitted)[..., 0])
 
 
 def _prepared(p: Any, mask: Image.Image) -> Array:
