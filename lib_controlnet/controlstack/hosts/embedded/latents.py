@@ -26,5 +26,7 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
 
 
 def _device(vae: Any) -> Any:
-    """Where it computes, which is not where it lies while accelerate's hook keeps it elsewhere."""
-    return getattr(getattr(vae, "_hf_hook", None), "execution_device", None) or vae.device
+    """Where it computes, which is not where it lies while accelerate's hooks keep it elsewhere."""
+    hooks = (getattr(module, "_hf_hook", None) for module in vae.modules())
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    return next((device for device in devices if device is not None), vae.device)

@@ -88,8 +88,8 @@ def split(name: str | None) -> tuple[str | None, str | None]:
     if found := _SAMPLER_NAMES.get(wanted):
         return found, None
     for spelling, label in _SCHEDULE_NAMES.items():
-        if wanted.endswith(f" {spelling}"):
-            return _SAMPLER_NAMES.get(wanted.removesuffix(f" {spelling}")), label
+        if found := _SAMPLER_NAMES.get(wanted.removesuffix(f" {spelling}")):
+            return found, label
     return None, None
 
 

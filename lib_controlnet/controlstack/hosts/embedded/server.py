@@ -16,6 +16,8 @@ from controlstack.errors import ControlError
 from controlstack.hosts.embedded import api_jobs, api_lists, api_state, auth, latest
 
 HOST = "127.0.0.1"
+_PATIENCE = 3
+"""Seconds that open connections are waited for at the end: those of a page in a browser never close."""
 
 
 def create_app() -> FastAPI:
@@ -43,7 +45,9 @@ def create_app() -> FastAPI:
 
 def create_server(port: int) -> uvicorn.Server:
     """The server, ready to `run`; Ctrl-C ends it when it runs in the main thread."""
-    return uvicorn.Server(uvicorn.Config(create_app(), host=HOST, port=port, log_level="warning"))
+    config = uvicorn.Config(create_app(), host=HOST, port=port, log_level="warning")
+    config.timeout_graceful_shutdown = _PATIENCE
+    return uvicorn.Server(config)
 
 
 def free_port(first: int) -> int:
