@@ -25,14 +25,17 @@ RANDOM_BASE = nets.SD1 | dict(cross_attention_dim=64)
 """What `hosts/embedded/random_nets.py` makes for a host without a checkpoint."""
 
 WATCH = """
+import hashlib
 import os
 import threading
 
 import torch
 from diffusers import ControlNetModel
-from modules import script_callbacks, scripts, shared
+from modules import processing, script_callbacks, scripts, shared
+from modules.api.api import encode_pil_to_base64
 
 seen = {"network_calls": 0, "fail_at": 0}
+handed = {"enlarged": ""}
 
 
 class Watch(scripts.Script):
@@ -41,6 +44,10 @@ class Watch(scripts.Script):
 
     def show(self, is_img2img):
         return scripts.AlwaysVisible
+
+    def process_before_every_sampling(self, p, *args, x, **kwargs):
+        if p.is_hr_pass:
+            handed["enlarged"] = hashlib.sha256(x.numpy().tobytes()).hexdigest()
 
 
 def count(module, args):
@@ -56,7 +63,8 @@ torch.nn.modules.module.register_module_forward_pre_hook(count)
 
 def look(fail_at: int = 0):
     modules = list(shared.sd_model.unet.modules())
-    facts = dict(seen, hooks=sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules))
+    facts = {**seen, **handed}
+    facts["hooks"] = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
     facts["threads"] = threading.active_count()
     if os.path.exists("/proc/self/statm"):  # Linux
         facts["handles"] = len(os.listdir("/proc/self/fd"))
@@ -66,7 +74,17 @@ def look(fail_at: int = 0):
     return facts
 
 
-script_callbacks.on_app_started(lambda page, app: app.add_api_route("/watch", look, methods=["GET"]))
+def without_scripts(job: dict):
+    p = processing.StableDiffusionProcessingTxt2Img(**job)
+    return encode_pil_to_base64(processing.process_images(p).images[0]).decode()
+
+
+def started(page, app):
+    app.add_api_route("/watch", look, methods=["GET"])
+    app.add_api_route("/watch/without_scripts", without_scripts, methods=["POST"])
+
+
+script_callbacks.on_app_started(started)
 """
 
 
