@@ -11,6 +11,7 @@ import gradio as gr
 from modules import processing, scripts, shared
 from PIL import Image, ImageChops
 
+from controlstack.errors import ControlError
 from controlstack.hosts.embedded import api_state, jobs, page_fields
 from controlstack.log import log
 
@@ -67,8 +68,9 @@ def _scripts(tab: str, runner: scripts.ScriptRunner) -> list[Any]:
     """What the scripts show, in the order of `runner.inputs`; a selectable one only while it is selected."""
     shown = []
     for script in runner.alwayson_scripts:
-        with gr.Accordion(script.title(), open=False, elem_id=f"{tab}_script_{script.title()}"):
+        with gr.Accordion(script.title(), open=False, elem_id=f"{tab}_script_{script.title()}") as panel:
             shown += runner.components(script)
+        panel.visible = not all(isinstance(child, gr.State) for child in panel.children)
     titles = [script.title() for script in runner.selectable_scripts]
     selected = gr.Dropdown(
         ["None", *titles],
@@ -107,7 +109,8 @@ def _paint(
                 yield gr.skip(), _status(), gr.skip(), gr.skip()
         processed = running.result()
     except Exception as error:
-        log.exception("The page's job failed")
+        mistake = isinstance(error, (ControlError, ValueError))
+        log.error("The page's job failed: %s", error, exc_info=None if mistake else error)
         raise gr.Error(escape(str(error)), duration=None, print_exception=False) from error
     pictures = [getattr(picture, "already_saved_as", picture) for picture in processed.images]
     comments = "".join(f"<p>{escape(comment)}</p>" for comment in processed.comments)
