@@ -1,7 +1,8 @@
 """A WebUI script for the tests: it records the hooks that the host calls, and does what it is asked for.
 
 Its first argument is a dict: {"raise_in": hook} raises there, {"edit": hook} changes what that hook may
-change, {"fail_unet": true} raises in the UNet. The record comes back in the job's `extra_generation_params`.
+change, {"depth": hook} sets a depth picture there, {"fail_unet": true} raises in the UNet. The record comes
+back in the job's `extra_generation_params`.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ def hook_of(name):
             edit(name, p, args, kwargs)
         if asked.get("raise_in") == name:
             raise ValueError(f"the probe fails in {name}")
+        if asked.get("depth") == name:
+            across = [[x * 255 // 63 for x in range(64)]] * 96
+            p.depth_map = Image.new("L", (64, 96))
+            p.depth_map.putdata([value for row in across for value in row])
         if asked.get("fail_unet") and name == "process_before_every_sampling":
             handle = p.sd_model.unet.mid_block.register_forward_pre_hook(fail)
             p.close = lambda: (handle.remove(), type(p).close(p))
