@@ -46,6 +46,7 @@ class Watch(scripts.Script):
         return scripts.AlwaysVisible
 
     def process_before_every_sampling(self, p, *args, x, **kwargs):
+        seen["fail_at"] = 2 if p.prompt == "fail in the UNet" else 0
         if p.is_hr_pass:
             handed["enlarged"] = hashlib.sha256(x.numpy().tobytes()).hexdigest()
 
@@ -61,7 +62,7 @@ def count(module, args):
 torch.nn.modules.module.register_module_forward_pre_hook(count)
 
 
-def look(fail_at: int = 0):
+def look():
     modules = list(shared.sd_model.unet.modules())
     facts = {**seen, **handed}
     facts["hooks"] = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
@@ -70,7 +71,7 @@ def look(fail_at: int = 0):
         facts["handles"] = len(os.listdir("/proc/self/fd"))
         with open("/proc/self/statm") as file:
             facts["memory"] = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    seen.update(network_calls=0, fail_at=fail_at)
+    seen["network_calls"] = 0
     return facts
 
 
@@ -107,9 +108,9 @@ class Host:
         assert answer.status_code == 200, answer.text
         return [pixels(picture) for picture in answer.json()["images"]]
 
-    def watch(self, **ask: int) -> dict[str, int]:
-        """What happened since the last time, and how the process is. `fail_at`: the UNet call to fail in."""
-        return self.session.get("/watch", params=ask).json()
+    def watch(self) -> dict[str, Any]:
+        """What happened since the last time, and how the process is."""
+        return self.session.get("/watch").json()
 
 
 @contextmanager
