@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 import diffusers
 import numpy as np
 import pytest
@@ -54,6 +52,9 @@ def test_karras_and_exponential(sampler):
     share = np.linspace(0, 1, 6)
     karras = (most ** (1 / 7) + share * (least ** (1 / 7) - most ** (1 / 7))) ** 7
     np.testing.assert_allclose(sigmas(sampler, "Karras"), karras, rtol=1e-4)
+    if samplers.lacks(sampler, "Exponential"):
+        assert diffusers.__version__.startswith("0.31.")
+        return
     np.testing.assert_allclose(sigmas(sampler, "Exponential"), most * (least / most) ** share, rtol=1e-4)
 
 
@@ -76,7 +77,7 @@ def test_every_pair_works_or_says_that_it_does_not(sampler, schedule):
         "Exponential": "use_exponential_sigmas",
         "Beta": "use_beta_sigmas",
     }.get(schedule)
-    has = wants is None or wants in inspect.signature(type(made).__init__).parameters
+    has = wants is None or bool(made.config.get(wants))
     assert bool(samplers.lacks(sampler, schedule)) == (not has)
 
 

@@ -7,6 +7,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+_FAIL_IN_0_31 = {
+    (kind, key)
+    for kind in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
+    for key in ("use_exponential_sigmas", "use_beta_sigmas")
+}
+
 
 class Sampler(NamedTuple):
     """A diffusers scheduler, and what it is told beyond the checkpoint's schedule.
@@ -22,9 +28,11 @@ class Sampler(NamedTuple):
     options: Mapping[str, str] = MappingProxyType({})
 
     def takes(self, key: str) -> bool:
-        """Whether its scheduler has this setting."""
+        """Whether its scheduler has this setting, and one that works."""
         import diffusers
 
+        if diffusers.__version__.startswith("0.31.") and (self.kind, key) in _FAIL_IN_0_31:
+            return False
         return key in inspect.signature(getattr(diffusers, self.kind).__init__).parameters
 
 
@@ -117,7 +125,7 @@ def scheduler(
         told["timestep_spacing"] = "trailing"  # the other spacings' only step is the one with the least noise
     if zero_snr or trained.get("rescale_betas_zero_snr"):
         told |= ZERO_SNR
-    told |= _meant(sampler, schedule).told
+    told |= {k: v for k, v in _meant(sampler, schedule).told.items() if SAMPLERS[sampler].takes(k)}
     return getattr(diffusers, kind).from_config(trained, **told)
 
 
