@@ -80,7 +80,12 @@ class World:
         dim, tokens = config["cross_attention_dim"], 7
         self.prompt, self.negative = torch.randn(2, tokens, dim), torch.randn(2, tokens, dim)
         self.pooled, self.negative_pooled = torch.randn(2, 16), torch.randn(2, 16)
-        self.latents = torch.randn(2, 4, SIZE // 8, SIZE // 8)
+        # A random net's eps is not the noise, and what is left grows past the precision of fp32. A tenth of
+        # both keeps latents at a trained net's size.
+        self.latents = torch.randn(2, 4, SIZE // 8, SIZE // 8) / 10
+        with torch.no_grad():
+            self.unet.conv_out.weight /= 10
+            self.unet.conv_out.bias /= 10
 
     def _control(self, path: Path, config: dict[str, object]) -> ControlNetModel:
         """A ControlNet whose zero convolutions are not zero, saved under diffusers' names."""
@@ -199,10 +204,8 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def assert_same(ours: Tensor, theirs: Tensor, plain: Tensor) -> None:
-    """Random nets leave latents many times a trained net's: differences are in units of their spread."""
-    spread = theirs.std()
-    assert (theirs - plain).abs().mean() > 0.02 * spread, "no control: this comparison would prove nothing"
-    assert (ours - theirs).abs().max() <= 1e-5 * spread
+    assert (theirs - plain).abs().mean() > 0.02 * theirs.std(), "no control: this would prove nothing"
+    assert (ours - theirs).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler])
@@ -269,7 +272,7 @@ def test_soft_weights_are_the_published_ones(world: World) -> None:
     listed, _ = world.ours([unit(0, advanced_weighting=published)])
     full, _ = world.ours([unit(0, weight=0.6)])
     plain = world.without_control()
-    assert (full - soft).abs().mean() > 0.01
+    assert (full - soft).abs().mean() > 0.001
     assert_same(soft, listed, plain)
     assert [soft_weight(i) for i in (0, 11, 12)] == pytest.approx([0.099414, 0.825, 1.0], abs=1e-6)
 
@@ -290,7 +293,7 @@ def test_what_must_not_act_changes_no_bit_and_calls_no_network(
     plain = world.without_control()
     acting, called = world.ours([unit(0)])
     assert called == STEPS
-    assert (acting - plain).abs().mean() > 0.05
+    assert (acting - plain).abs().mean() > 0.005
     calls = 0
     original = ControlNetModel.forward
 
@@ -319,5 +322,5 @@ def test_a_region_mask_is_the_residuals_inside_it(world: World) -> None:
     half, _ = world.ours([unit(0, effective_region_mask=left)])
     plain = world.without_control()
     change = (half - plain).abs().mean(dim=(0, 1, 2))
-    assert change[: SIZE // 16].mean() > 0.05
+    assert change[: SIZE // 16].mean() > 0.005
     assert not torch.equal(half, without)
