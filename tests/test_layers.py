@@ -15,11 +15,14 @@ PACKAGE = ROOT / "lib_controlnet" / "controlstack"
 
 LAYERS = [
     {"errors", "log", "unit", "image", "geometry", "joints", "schedule", "pose"},
-    {"rooms", "preprocess", "family", "weights", "layout", "catalog", "control_types"},
+    {
+        *("rooms", "preprocess", "family", "weights", "layout", "catalog", "control_types"),
+        *("packages", "downloads", "networks"),
+    },
     {"families", "annotator"},
     {"sources", "plan", "session"},
     {"hosts"},
-    {"faces", "bench"},
+    {"faces", "bench", "train"},
 ]
 HOST_PACKAGES = {"modules", "modules_forge", "backend", "ldm", "sgm", "ldm_patched", "launch"}
 WEB_PACKAGES = {"gradio", "fastapi", "starlette", "uvicorn"}
