@@ -10,10 +10,17 @@ if PACKAGES not in sys.path:
     sys.path.append(PACKAGES)
 
 from controlstack import hosts  # noqa: E402
-from controlstack.faces import api, ui  # noqa: E402
+from controlstack.faces import api, infotext, remote, settings, ui, xyz  # noqa: E402
+from controlstack.hosts import neighbours  # noqa: E402
 
 HOST = hosts.current()
-script_callbacks.on_app_started(lambda _page, app: api.register(app, HOST))
+RIVAL = neighbours.rival()
+if RIVAL is None:
+    settings.set_log_level(HOST)
+    script_callbacks.on_app_started(lambda _page, app: api.register(app, HOST))
+    script_callbacks.on_ui_settings(settings.register)
+    script_callbacks.on_before_ui(lambda: xyz.register(scripts.scripts_data, HOST))
+    script_callbacks.on_infotext_pasted(lambda _text, params: infotext.paste(params, HOST))
 
 
 class Script(scripts.Script):
@@ -29,10 +36,28 @@ class Script(scripts.Script):
         return ui.slots()
 
     def process(self, p, *units):
-        HOST.process(p, units)
+        HOST.process(p, remote.heard(p, units, HOST))
 
-    def process_before_every_sampling(self, p, *units, x, **kwargs):
-        HOST.before_sampling(p, x)
+    def process_before_every_sampling(self, p, *units, x, noise, **kwargs):
+        HOST.before_sampling(p, x, noise)
+
+    def postprocess_batch_list(self, p, pp, *units, **kwargs):
+        HOST.pictures(p, pp.images)
 
     def postprocess(self, p, processed, *units):
         HOST.postprocess(p, processed)
+
+
+if RIVAL is not None:
+
+    class Script(scripts.Script):
+        """Says on the page why there is nothing else."""
+
+        def title(self):
+            return "ControlStack"
+
+        def show(self, is_img2img):
+            return scripts.AlwaysVisible
+
+        def ui(self, is_img2img):
+            return ui.notice(neighbours.refusal(RIVAL))

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from controlstack import plan, preprocess
 from controlstack.catalog import Catalog
+from controlstack.evaluation import Evaluation
 from controlstack.hosts import unet_diffusers
-from controlstack.joints import Call, Residuals
+from controlstack.joints import Call
 from controlstack.schedule import soft_weight
 from controlstack.session import Session
 from controlstack.sources import Job
@@ -175,13 +176,15 @@ class World:
         session.begin(SIZE, SIZE, unet_diffusers.LiveUNet(self.unet), hires=False)
         calls = 0
 
-        def step(call: Call) -> Residuals | None:
+        def step(call: Call) -> Evaluation | None:
             nonlocal calls
             answer = session.step(call)
             calls += answer is not None
             return answer
 
-        with unet_diffusers.follow(self.unet, step, pictures=2, evaluations=lambda: pipe.num_timesteps):
+        with unet_diffusers.follow(
+            self.unet, step, session.joints, pictures=2, evaluations=lambda: pipe.num_timesteps
+        ):
             return self.run(pipe, guidance), calls
 
 

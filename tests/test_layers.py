@@ -14,15 +14,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lib_controlnet" / "controlstack"
 
 LAYERS = [
-    {"errors", "log", "unit", "image", "geometry", "joints", "schedule", "pose"},
+    {"errors", "log", "unit", "image", "geometry", "joints", "schedule", "pose", "strokes"},
     {
         *("rooms", "preprocess", "family", "weights", "layout", "catalog", "control_types"),
         *("packages", "downloads", "networks"),
     },
     {"families", "annotator"},
-    {"sources", "plan", "session"},
+    {"sources", "plan", "evaluation", "session"},
     {"hosts"},
-    {"faces", "bench", "train"},
+    {"faces", "bench", "models", "train"},
 ]
 HOST_PACKAGES = {"modules", "modules_forge", "backend", "ldm", "sgm", "ldm_patched", "launch"}
 WEB_PACKAGES = {"gradio", "fastapi", "starlette", "uvicorn"}

@@ -73,17 +73,18 @@ def session(catalog: Catalog, *units: dict[str, object], models: Loaded | None =
 
 
 def middle(made: Session) -> torch.Tensor:
-    residuals = made.step(CALL)
-    assert residuals is not None
-    assert residuals.middle is not None
-    return residuals.middle
+    evaluation = made.step(CALL)
+    assert evaluation is not None
+    assert evaluation.residuals is not None
+    assert evaluation.residuals.middle is not None
+    return evaluation.residuals.middle
 
 
 def test_units_on_one_file_share_one_network_and_keep_their_own_hints(
     catalog: Catalog, calls: dict[str, int]
 ) -> None:
     made = session(catalog, {}, {}, {})
-    assert len({id(network) for network in made._networks.values()}) == 1
+    assert len({id(network) for network in made._networks}) == 1
     assert calls == {"network": 0, "hint": 3}
     total = middle(made)
     middle(made)
@@ -111,7 +112,7 @@ def test_rows_without_control_are_not_computed(catalog: Catalog) -> None:
 def test_nothing_outlives_its_job_beyond_the_bound(catalog: Catalog) -> None:
     models = Loaded(1)
     made = session(catalog, {"model": "net0"}, {"model": "net1"}, {"model": "net2"}, models=models)
-    alive = [weakref.ref(network) for network in made._networks.values()]
+    alive = [weakref.ref(network) for network in made._networks]
     assert middle(made).any()
     gc.collect()
     assert [ref() is not None for ref in alive] == [True, True, True], "a job keeps what it uses"

@@ -205,7 +205,9 @@ class Rig:
             session = Session(self.loaded, preprocess.Cache(), plans)
             session.prepare()
             session.begin(size, size, unet_diffusers.LiveUNet(self.unet), hires=False)
-            with unet_diffusers.follow(self.unet, session.step, pictures=1, evaluations=evaluations):
+            with unet_diffusers.follow(
+                self.unet, session.step, session.joints, pictures=1, evaluations=evaluations
+            ):
                 latents = self._denoise(pipe)
             session.close()
             return latents

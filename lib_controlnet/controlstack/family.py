@@ -6,63 +6,86 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from controlstack import rooms
 from controlstack.errors import ControlError
-from controlstack.joints import Call, Residuals, Services
+from controlstack.image import Array
+from controlstack.joints import Control, Services
 from controlstack.layout import Base
+from controlstack.unit import ControlNetUnit
 from controlstack.weights import Header
-
-
-class Control(Protocol):
-    """One unit in one sampling pass: returns what it would add and adds nothing itself."""
-
-    def residuals(self, call: Call) -> Residuals:
-        """The unweighted residuals for every row of `call`."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """What a family says of a file of its own.
+    """What a family says of a file of its own, or of a checkpoint if it needs no file.
 
+    header: the file, None for a family that acts without one
     base: what the checkpoint must be
-    layers: how many per-layer weights a unit may give
+    layers: how many per-layer weights a unit may give, None if it may give none
     of_checkpoint: the network is made of the checkpoint's weights too, and only good for that checkpoint
     cond_only: acts on the rows of the positive prompt only, in every control mode
     detail: the family's own reading of the file
     """
 
     family: Family
-    header: Header
+    header: Header | None
     base: Base
-    layers: int
+    layers: int | None = None
     of_checkpoint: bool = False
     cond_only: bool = False
     detail: object = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a family begins a sampling pass with.
+
+    model: the file's network; for a family without a file an empty module
+    hint: "1 3 H W" at the size of the pass, px, 0..1, or -1 where an inpaint hint is masked
+    map: the same as the preprocessor made it, uint8 "H W 3", or "H W 4" with the mask behind the colours
+    unit: what the user asked for
+    """
+
+    model: nn.Module
+    match: Match
+    hint: Tensor
+    map: Array
+    unit: ControlNetUnit
+    services: Services
+    hires: bool = False
+
+
 class Family(ABC):
-    """A kind of control weights. One file in `families/` defines one and calls `register`."""
+    """A kind of control. One file in `families/` defines one and calls `register`.
+
+    Most kinds are told by their weights. One that has none is the `companion` of preprocessors, by name.
+    """
 
     name: ClassVar[str]
 
-    @abstractmethod
     def match(self, header: Header) -> Match | None:
         """Whether a file is of this kind, by tensor names and shapes; None if not.
 
         Raises ControlError for a file that is of this kind but broken.
         """
+        return None
 
-    @abstractmethod
+    def beside(self, base: Base) -> Match:
+        """The match of a family that acts without a file, on a checkpoint. Raises ControlError if it cannot
+        act on such a one."""
+        return Match(self, None, base)
+
     def load(self, match: Match, services: Services) -> nn.Module:
         """The file's network on the host's device, in its dtype: shared by units and never changed again."""
+        return nn.Identity()
 
     @abstractmethod
-    def begin(self, model: nn.Module, match: Match, hint: Tensor) -> Control:
-        """Start a pass with the hint "1 3 H W" (px, 0..1, or -1 where an inpaint hint is masked)."""
+    def begin(self, start: Start) -> Control:
+        """Start a pass: do once what the hint alone decides."""
 
 
 _families: dict[str, Family] = {}
@@ -73,10 +96,10 @@ def register(family: Family) -> None:
     _families[family.name] = family
 
 
-def exists(name: str) -> bool:
-    """Whether there is a family of this name."""
+def called(name: str) -> Family | None:
+    """The family of this name."""
     _load_rooms()
-    return name in _families
+    return _families.get(name)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +26,7 @@ class Plan:
 
     index: its place as the user sees it
     unit: what the user asked for, with the names and numbers that are really used
+    matches: what acts, the control model and the preprocessor's companion, whichever there are
     """
 
     index: int
@@ -32,14 +34,14 @@ class Plan:
     preprocessor: Preprocessor
     source: Source
     ask: Ask
-    match: Match
+    matches: Sequence[Match]
     schedule: Schedule
 
     @property
     def notes(self) -> list[str]:
         """What the user should know although the unit runs."""
         companion = self.preprocessor.companion
-        if not companion or family.exists(companion):
+        if not companion or family.called(companion):
             return []
         return [
             f"ControlNet unit {self.index}: {self.preprocessor.label} only prepares its map; "
@@ -55,29 +57,37 @@ def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Pla
     """Raises ControlError, naming the unit, for anything that cannot work."""
     try:
         preprocessor = preprocess.find(unit.module)
-        match = _match(unit, preprocessor, job.base, catalog)
+        matches = _matches(unit, preprocessor, job.base, catalog)
         source = sources.choose(unit, job, wants_mask=preprocessor.accepts_mask)
-        schedule = _schedule(unit, preprocessor, match, job)
+        schedule = _schedule(unit, preprocessor, matches[0], job)
         ask = _ask(unit, preprocessor, source, job)
-        model = catalog.name(match.header.path)
+        model = "None" if matches[0].header is None else catalog.name(matches[0].header.path)
     except ControlError as error:
         raise error.in_unit(index) from error
     said = replace(unit, module=preprocessor.label, model=model, processor_res=ask.resolution)
     said = replace(said, threshold_a=ask.a, threshold_b=ask.b)
-    return Plan(index, said, preprocessor, source, ask, match, schedule)
+    return Plan(index, said, preprocessor, source, ask, matches, schedule)
 
 
-def _match(unit: ControlNetUnit, preprocessor: Preprocessor, base: Base, catalog: Catalog) -> Match:
-    if unit.model == "None":
+def _matches(unit: ControlNetUnit, preprocessor: Preprocessor, base: Base, catalog: Catalog) -> list[Match]:
+    companion = family.called(preprocessor.companion)
+    beside = [companion.beside(base)] if companion else []
+    if unit.model != "None":
+        return [_match(unit.model, base, catalog), *beside]
+    if not beside:
         raise ControlError(
             "It is enabled but has no model",
             f"The preprocessor {preprocessor.label!r} only prepares a picture for one",
             "Choose a control model, or disable the unit",
         )
-    match = family.recognise(read_header(catalog.find(unit.model)))
+    return beside
+
+
+def _match(model: str, base: Base, catalog: Catalog) -> Match:
+    match = family.recognise(read_header(catalog.find(model)))
     if fault := match.base.mismatch(base):
         raise ControlError(
-            f"The control model {unit.model!r} does not fit the checkpoint",
+            f"The control model {model!r} does not fit the checkpoint",
             fault,
             "Choose a pair made for each other",
         )
@@ -89,8 +99,10 @@ def _schedule(unit: ControlNetUnit, preprocessor: Preprocessor, match: Match, jo
     if layers is not None and len(layers) != match.layers:
         raise ControlError(
             f"advanced_weighting has {len(layers)} numbers",
-            f"This control model takes {match.layers}, the first for the shallowest block",
-            f"Send {match.layers} numbers, or none",
+            f"This kind of control takes {match.layers}, the first for the shallowest block"
+            if match.layers
+            else "This kind of control has no layers to weigh",
+            f"Send {match.layers} numbers, or none" if match.layers else "Leave it out",
         )
     return Schedule(
         weight=unit.weight,

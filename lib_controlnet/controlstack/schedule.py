@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from controlstack.errors import ControlError
 from controlstack.joints import Call, Residuals, RowKind, row_index
 from controlstack.unit import ControlMode, HiResFixOption
 
@@ -44,6 +45,22 @@ class RegionMask:
             sized = F.interpolate(self._mask, size=size, mode="bilinear", align_corners=False)
             sized = self._sized[size] = sized.to(feature)
         return sized
+
+    def over_tokens(self, tokens: Tensor, cells: tuple[int, int]) -> Tensor:
+        """The mask for the tokens "R N C" of an attention layer, as "1 N 1".
+
+        cells: height and width of the latents. Each level of the UNet halves them, rounding up.
+        """
+        height, width = cells
+        while height * width > tokens.shape[1]:
+            height, width = (height + 1) // 2, (width + 1) // 2
+        if height * width != tokens.shape[1]:
+            raise ControlError(
+                "Its region mask cannot be laid over the attention layers",
+                f"Another extension cut their {cells[1]}x{cells[0]} cells into {tokens.shape[1]} tokens",
+                "Switch that extension off, or remove the region mask",
+            )
+        return self.like(tokens.new_empty(1, 1, height, width)).flatten(1)[..., None]
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,8 @@ class Schedule:
         if not rows:
             return None
         soft = self.mode is not ControlMode.BALANCED or (self.soft_in_hires and call.hires)
-        return Strength(rows, len(call.rows), self._factor(soft), self._encoder_factor(soft), self.mask)
+        cells = (call.x.shape[-2], call.x.shape[-1])
+        return Strength(rows, len(call.rows), self.weight, soft, self.layers, self.mask, cells)
 
     def acts_in(self, *, hires: bool) -> bool:
         """Whether the unit acts at all in this pass; if not, its network need not even be loaded."""
@@ -94,48 +112,62 @@ class Schedule:
         begin, end = call.span
         return begin >= self.start - SLACK and end <= self.end + SLACK
 
-    def _factor(self, soft: bool) -> Callable[[int], float]:
-        if self.layers is not None:
-            return self.layers.__getitem__
-        return lambda block: self.weight * (soft_weight(block) if soft else 1.0)
-
-    def _encoder_factor(self, soft: bool) -> Callable[[int], float]:
-        if self.layers is not None:
-            return self.layers.__getitem__
-        return lambda nth: self.weight * (SOFT_ENCODER[nth] if soft else 1.0)
-
 
 @dataclass(frozen=True)
 class Strength:
-    """A schedule at one evaluation: which rows, and by how much."""
+    """A schedule at one evaluation: which rows, and by how much.
+
+    rows: of the call's `of` rows
+    weight: of every layer, unless `layers` has one for each
+    soft: residuals of shallow blocks are weakened
+    cells: height and width of the latents
+    """
 
     rows: Sequence[int]
     of: int
-    factor: Callable[[int], float] = field(repr=False)
-    encoder_factor: Callable[[int], float] = field(repr=False)
+    weight: float
+    soft: bool
+    layers: tuple[float, ...] | None = None
     mask: RegionMask | None = None
+    cells: tuple[int, int] = (0, 0)
 
     def apply(self, residuals: Residuals) -> Residuals:
         """Scale the residuals of `rows` and spread them over all rows of the call, zeros elsewhere."""
         middle, encoder = residuals.middle, residuals.encoder
+        last = len(residuals.skips)
         return Residuals(
-            tuple(self._scale(skip, self.factor(i)) for i, skip in enumerate(residuals.skips)),
-            None if middle is None else self._scale(middle, self.factor(len(residuals.skips))),
+            tuple(self.change(skip, self._factor(i, soft_weight)) for i, skip in enumerate(residuals.skips)),
+            None if middle is None else self.change(middle, self._factor(last, soft_weight)),
             None
             if encoder is None
             else {
-                block: self._scale(encoder[block], self.encoder_factor(n))
+                block: self.change(encoder[block], self._factor(n, SOFT_ENCODER.__getitem__))
                 for n, block in enumerate(sorted(encoder))
             },
         )
 
-    def _scale(self, feature: Tensor, factor: float) -> Tensor:
+    def change(self, change: Tensor, factor: float, *, spatial: bool = True) -> Tensor:
+        """Scale a change of `rows`, features "r C h w" or tokens "r N C", and spread it over all rows.
+
+        spatial: whether the tokens are places in the picture, where a region mask can tell them apart
+        """
         if factor != 1.0:
-            feature = feature * factor
-        if self.mask is not None:
-            feature = feature * self.mask.like(feature)
+            change = change * factor
+        if self.mask is not None and change.ndim == 4:
+            change = change * self.mask.like(change)
+        elif self.mask is not None and change.ndim == 3 and spatial:
+            change = change * self.mask.over_tokens(change, self.cells)
         if len(self.rows) == self.of:
-            return feature
-        spread = feature.new_zeros((self.of, *feature.shape[1:]))
-        spread[row_index(self.rows)] = feature
+            return change
+        spread = change.new_zeros((self.of, *change.shape[1:]))
+        spread[row_index(self.rows)] = change
         return spread
+
+    def factor(self, layer: Callable[[], int]) -> float:
+        """The factor at a joint other than the residuals; `layer` counts it if weights are per layer."""
+        return self.weight if self.layers is None else self.layers[layer()]
+
+    def _factor(self, layer: int, soft: Callable[[int], float]) -> float:
+        if self.layers is not None:
+            return self.layers[layer]
+        return self.weight * (soft(layer) if self.soft else 1.0)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from controlstack import geometry, image, preprocess
 from controlstack.errors import ControlError
-from controlstack.family import Control
+from controlstack.evaluation import Acting, Evaluation
+from controlstack.family import Match, Start
 from controlstack.image import Array
-from controlstack.joints import Call, Residuals, Services
+from controlstack.joints import Call, Control, Services, joints
 from controlstack.log import log
 from controlstack.plan import Plan
 from controlstack.weights import Loaded, stamp
@@ -29,7 +32,8 @@ class Session:
     _fitted: dict[tuple[int, bool], Array] = field(default_factory=dict)
     _detected: dict[int, Array] = field(default_factory=dict)
     _controls: list[tuple[Plan, Control]] = field(default_factory=list)
-    _networks: dict[int, nn.Module] = field(default_factory=dict)
+    _networks: list[nn.Module] = field(default_factory=list)
+    _services: Services | None = None
     _expected: set[int] = field(default_factory=set)
     _acted: set[int] = field(default_factory=set)
 
@@ -47,15 +51,17 @@ class Session:
 
     def begin(self, width: int, height: int, services: Services, *, hires: bool) -> None:
         """Start a sampling pass of this size in px: fit every map, load and start what acts in this pass."""
-        self._controls = []
+        self._controls, self._services = [], services
         for plan in self.plans:
             with _naming(plan):
                 fitted = self._fit(plan, width, height, hires)
-                if plan.schedule.acts_in(hires=hires):
-                    network = self._network(plan, services)
-                    control = plan.match.family.begin(network, plan.match, image.hint(fitted))
-                    self._controls.append((plan, control))
-                    self._expected.add(plan.index)
+                if not plan.schedule.acts_in(hires=hires):
+                    continue
+                for match in plan.matches:
+                    network = self._network(match, services)
+                    start = Start(network, match, image.hint(fitted), fitted, plan.unit, services, hires)
+                    self._controls.append((plan, match.family.begin(start)))
+                self._expected.add(plan.index)
 
     def _fit(self, plan: Plan, width: int, height: int, hires: bool) -> Array:
         """The unit's map at the size of the pass, fitted once for all batches."""
@@ -67,26 +73,43 @@ class Session:
             fitted = self._fitted[plan.index, hires] = geometry.fit(detected, width, height, mode)
         return fitted
 
-    def _network(self, plan: Plan, services: Services) -> nn.Module:
-        match = plan.match
+    def _network(self, match: Match, services: Services) -> nn.Module:
+        if match.header is None:
+            return match.family.load(match, services)
         checkpoint = services.checkpoint if match.of_checkpoint else None
         key = (stamp(match.header.path), services.device, services.dtype, checkpoint)
         network = self.models.get(key, lambda: match.family.load(match, services))
-        self._networks[plan.index] = network  # outlives the shelf's bound for as long as the job runs
+        self._networks.append(network)  # outlives the shelf's bound for as long as the job runs
         return network
 
-    def step(self, call: Call) -> Residuals | None:
-        """The sum of all controls at this evaluation, None where none acts. Raises what failed before."""
+    @property
+    def joints(self) -> frozenset[str]:
+        """The joints at which the controls of this pass act."""
+        return frozenset().union(*(joints(control) for _, control in self._controls))
+
+    def start(self, x: Tensor) -> Tensor:
+        """The noise "B 4 h w" that the pass starts from, of spread 1, as controls change it."""
+        changes = [change for _, control in self._controls if (change := control.start(x)) is not None]
+        return x + torch.stack(changes).sum(0).to(x) if changes else x
+
+    def step(self, call: Call) -> Evaluation | None:
+        """What all controls do at this evaluation, None where none acts. Raises what failed before."""
         if self.failure is not None:
             raise self.failure
-        total: Residuals | None = None
+        acting = []
         for plan, control in self._controls:
             strength = plan.schedule.at(call)
             if strength is not None:
-                part = strength.apply(control.residuals(call.take(strength.rows)))
-                total = part if total is None else total + part
+                acting.append(Acting(control, strength, call.take(strength.rows)))
                 self._acted.add(plan.index)
-        return total
+        return Evaluation(call, acting, cast(Services, self._services)) if acting else None
+
+    def picture(self, picture: Tensor, index: int) -> Tensor:
+        """A decoded picture of the job, "3 H W", 0..1, as controls leave it; `index` counts in the batch."""
+        for _, control in self._controls:
+            changed = control.picture(picture, index)
+            picture = picture if changed is None else changed
+        return picture
 
     def maps(self, index: int) -> list[Array]:
         """What a unit was given to see, uint8 "H W 3|4": in the high-resolution pass, then in the first."""
@@ -100,7 +123,7 @@ class Session:
             for plan in self.plans
             if plan.index in self._expected - self._acted and self.failure is None
         ]
-        self._controls, self._networks = [], {}
+        self._controls, self._networks = [], []
         return idle
 
 

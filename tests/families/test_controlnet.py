@@ -7,6 +7,7 @@ from pathlib import Path
 
 import diffusers
 import nets
+import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from controlstack import family, weights
 from controlstack.errors import ControlError
 from controlstack.families.controlnet import ControlNetFamily, Network
-from controlstack.family import Control
-from controlstack.joints import Call, Residuals, Row
+from controlstack.family import Match, Start
+from controlstack.joints import Call, Control, Residuals, Row
 from controlstack.layout import Base
+from controlstack.unit import ControlNetUnit
 from controlstack.weights import Header, read_header
 
 SIDES = (8, 16)
@@ -60,7 +62,19 @@ class Problem:
 def control(path: Path, hint: Tensor, host: Host | None = None) -> Control:
     """A unit as the engine makes it: recognise, load, begin."""
     match = family.recognise(read_header(path))
-    return match.family.begin(match.family.load(match, host or Host()), match, hint)
+    return begin(match.family.load(match, host or Host()), match, hint)
+
+
+def begin(network: nn.Module, match: Match, hint: Tensor) -> Control:
+    nothing = np.zeros((*hint.shape[2:], 3), np.uint8)
+    return match.family.begin(Start(network, match, hint, nothing, ControlNetUnit(), Host()))
+
+
+def residuals(control: Control, problem: Problem) -> Residuals:
+    """What a control adds, which must be something."""
+    given = control.residuals(problem.call)
+    assert given is not None
+    return given
 
 
 def assert_close(ours: Residuals, theirs: Residuals) -> None:
@@ -98,7 +112,7 @@ def test_residuals_equal_those_of_diffusers(tmp_path: Path, layout: str, form: s
         assert two is not None
         assert float((one - two).abs().max()) > 1e-2, "the reference itself must depend on the hint"
     path = FORMS[form](tmp_path, problem.tensors())
-    assert_close(control(path, problem.hint).residuals(problem.call), theirs)
+    assert_close(residuals(control(path, problem.hint), problem), theirs)
 
 
 def test_in_a_whole_checkpoint_only_the_control_is_read(
@@ -130,7 +144,7 @@ def test_in_a_whole_checkpoint_only_the_control_is_read(
     monkeypatch.setattr(weights, "safe_open", Watched)
     network = match.family.load(match, Host())
     assert sorted(read) == sorted(inside)
-    assert_close(match.family.begin(network, match, problem.hint).residuals(problem.call), problem.answer())
+    assert_close(residuals(begin(network, match, problem.hint), problem), problem.answer())
 
 
 @pytest.mark.parametrize("in_channels", [4, 9])
@@ -144,7 +158,7 @@ def test_a_difference_file_is_completed_by_the_live_unet(tmp_path: Path, in_chan
     extra = torch.rand(32, in_channels - 4, 3, 3)
     host = Host(weights=live | {"conv_in.weight": torch.cat([live["conv_in.weight"], extra], dim=1)})
     path = nets.save(tmp_path / "diff.safetensors", nets.in_ldm(stored) | {"difference": torch.zeros(1)})
-    ours, theirs = control(path, problem.hint, host).residuals(problem.call), problem.answer()
+    ours, theirs = residuals(control(path, problem.hint, host), problem), problem.answer()
     for a, b in zip((*ours.skips, ours.middle), (*theirs.skips, theirs.middle), strict=True):
         assert a is not None
         torch.testing.assert_close(a, b, atol=2e-5, rtol=0)  # a - b + b is not quite a
@@ -166,9 +180,7 @@ def test_shuffle_models_average_over_the_picture_and_act_on_the_positive_prompt_
     pooled = [
         feature.mean((2, 3), keepdim=True).expand_as(feature) for feature in (*whole.skips, whole.middle)
     ]
-    assert_close(
-        control(path, problem.hint).residuals(problem.call), Residuals(tuple(pooled[:-1]), pooled[-1])
-    )
+    assert_close(residuals(control(path, problem.hint), problem), Residuals(tuple(pooled[:-1]), pooled[-1]))
 
 
 def test_the_hint_is_encoded_once_in_a_pass(tmp_path: Path) -> None:
@@ -178,7 +190,7 @@ def test_the_hint_is_encoded_once_in_a_pass(tmp_path: Path) -> None:
     assert isinstance(network, Network)
     seen: list[int] = []
     network.hint_encoder.register_forward_hook(lambda *_: seen.append(1))
-    running = match.family.begin(network, match, problem.hint)
+    running = begin(network, match, problem.hint)
     for _ in range(3):
         running.residuals(problem.call)
     assert len(seen) == 1
@@ -191,9 +203,9 @@ def test_two_units_share_a_model_and_none_changes_it(tmp_path: Path) -> None:
     network = match.family.load(match, Host())
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     hints = [problem.hint, torch.rand_like(problem.hint)]
-    units = [match.family.begin(network, match, hint) for hint in hints]
+    units = [begin(network, match, hint) for hint in hints]
     for unit, hint in [*zip(units, hints, strict=True), (units[0], hints[0])]:
-        assert_close(unit.residuals(problem.call), problem.answer(hint))
+        assert_close(residuals(unit, problem), problem.answer(hint))
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert not any(parameter.requires_grad for parameter in network.parameters())
 

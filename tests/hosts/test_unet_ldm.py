@@ -3,12 +3,16 @@ out."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from controls import Fixed, on_call
 from torch import Tensor, nn
 
+from controlstack.evaluation import Evaluation
 from controlstack.hosts import unet_ldm
-from controlstack.joints import Residuals
+from controlstack.joints import Call, Control, Residuals
 
 openaimodel = pytest.importorskip(
     "ldm.modules.diffusionmodules.openaimodel",
@@ -85,6 +89,11 @@ def rewritten_forward(unet: nn.Module, x: Tensor, t: Tensor, context: Tensor, co
     return unet.out(h)
 
 
+class Failing(Control):
+    def residuals(self, call: Call) -> Residuals:
+        raise ValueError("no")
+
+
 @pytest.mark.parametrize("part", ["everything", "12 + 1", "encoder features"])
 @pytest.mark.parametrize("size", [(16, 16), (8, 24)])
 @torch.no_grad()
@@ -104,11 +113,12 @@ def test_hooks_equal_the_rewritten_forward_exactly(part: str, size: tuple[int, i
 
     seen: list[Tensor] = []
 
-    def on_call(*call: Tensor) -> Residuals:
-        seen.extend(call[:3])
-        return control
+    class Seeing(Fixed):
+        def residuals(self, call: Call) -> Residuals:
+            seen.extend((call.x, call.t, call.context))
+            return self.given
 
-    with unet_ldm.attach(unet, on_call):
+    with unet_ldm.attach(unet, on_call(Seeing(control)), {"residuals"}):
         by_position = unet(x, t, context)
         by_keyword = unet(x, timesteps=t, context=context)
     assert torch.equal(by_position, expected)
@@ -122,7 +132,7 @@ def test_nothing_to_add_is_the_plain_call_and_nothing_stays() -> None:
     unet = ldm_unet()
     x, t, context = inputs(16, 16)
     plain = unet(x, t, context)
-    hooks = unet_ldm.attach(unet, lambda *_: None)
+    hooks = unet_ldm.attach(unet, lambda *_: None, vars(Control))
     assert torch.equal(unet(x, t, context), plain)
     hooks.close()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in unet.modules())
@@ -134,15 +144,12 @@ def test_an_error_reaches_the_caller_and_leaves_nothing_for_the_next_call() -> N
     x, t, context = inputs(16, 16)
     plain = unet(x, t, context)
     control = residuals_like(unet, x, t, context)
-    answers = iter([control, ValueError("no"), None])
+    answers = iter([on_call(Fixed(control)), on_call(Failing()), lambda *_: None])
 
-    def on_call(*_: object) -> Residuals | None:
-        answer = next(answers)
-        if isinstance(answer, ValueError):
-            raise answer
-        return answer
+    def answer(*call: Any) -> Evaluation | None:
+        return next(answers)(*call)
 
-    with unet_ldm.attach(unet, on_call):
+    with unet_ldm.attach(unet, answer, {"residuals"}):
         assert not torch.equal(unet(x, t, context), plain)
         with pytest.raises(ValueError, match="no"):
             unet(x, t, context)
@@ -154,6 +161,6 @@ def test_an_inpaint_checkpoint_shows_only_its_latent() -> None:
     unet = ldm_unet(in_channels=9)
     x, t, context = inputs(16, 16, channels=9)
     seen: list[Tensor] = []
-    with unet_ldm.attach(unet, lambda latent, *_: seen.append(latent)):
+    with unet_ldm.attach(unet, lambda latent, *_: seen.append(latent), ()):
         unet(x, t, context)
     assert torch.equal(seen[0], x[:, :4])

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from controlstack.errors import ControlError
-from controlstack.family import Control, Family, Match, register
-from controlstack.joints import Call, Residuals, Services
+from controlstack.family import Family, Match, Start, register
+from controlstack.joints import Call, Control, Residuals, Services
 from controlstack.layout import EncoderLayout, controlnet_names
 from controlstack.weights import Header, read_tensors
 
@@ -72,21 +72,22 @@ class ControlNetFamily(Family):
     def load(self, match: Match, services: Services) -> nn.Module:
         from diffusers import ControlNetModel
 
-        reading = cast(Reading, match.detail)
+        reading, header = cast(Reading, match.detail), cast(Header, match.header)
         with torch.device("meta"):
             net = ControlNetModel(**reading.layout.controlnet_config())
-        _check_complete(match.header, reading, net)
+        _check_complete(header, reading, net)
         dtype = None if match.of_checkpoint else services.dtype
-        tensors = read_tensors(match.header, reading.names.values(), dtype=dtype, device=services.device)
+        tensors = read_tensors(header, reading.names.values(), dtype=dtype, device=services.device)
         weights = {ours: tensors[theirs] for ours, theirs in reading.names.items()}
         if match.of_checkpoint:
-            weights = _with_base(weights, match.header, services)
+            weights = _with_base(weights, header, services)
         net.load_state_dict(weights, assign=True)
         net.requires_grad_(False).eval()  # torch 2.1 makes whatever it assigns require gradients
         return Network(net)
 
-    def begin(self, model: nn.Module, match: Match, hint: Tensor) -> Control:
-        return Pass(cast(Network, model), hint, pooled=cast(Reading, match.detail).pooled)
+    def begin(self, start: Start) -> Control:
+        pooled = cast(Reading, start.match.detail).pooled
+        return Pass(cast(Network, start.model), start.hint, pooled=pooled)
 
 
 class Network(nn.Module):
@@ -104,7 +105,7 @@ class Network(nn.Module):
         self.net: nn.Module = net
 
 
-class Pass:
+class Pass(Control):
     """One ControlNet in one sampling pass."""
 
     def __init__(self, network: Network, hint: Tensor, *, pooled: bool) -> None:

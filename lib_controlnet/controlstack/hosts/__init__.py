@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from controlstack.errors import ControlError
-from controlstack.joints import Residuals
+from controlstack.evaluation import Evaluation
+from controlstack.joints import Shadow
 
 if TYPE_CHECKING:
     from controlstack.hosts.webui import WebUI
 
-OnCall = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], "Residuals | None"]
-"""Asked at every evaluation with x "R 4 h w", t "R", context "R L D", y "R A" or None; says what to add."""
+OnCall = Callable[[Tensor, Tensor, Tensor, "Tensor | None", Shadow], "Evaluation | None"]
+"""Asked at every evaluation with x "R 4 h w", t "R", context "R L D", y "R A" or None, and a way to run the
+UNet once more; says what to change."""
 
 
 @cache
@@ -27,8 +30,12 @@ def current() -> WebUI:
         from controlstack.hosts.embedded.adapter import Embedded
 
         return Embedded()
+    if not any(find_spec(name) for name in ("modules_forge", "modules.scripts_manager")):
+        from controlstack.hosts.a1111 import A1111
+
+        return A1111()
     raise ControlError(
         "This WebUI is not supported yet",
-        "Only the embedded host is",
-        "Start it with: python install.py demo",
+        "Only AUTOMATIC1111's stable-diffusion-webui and the embedded host are",
+        "Use one of them; the second starts with: python install.py demo",
     )

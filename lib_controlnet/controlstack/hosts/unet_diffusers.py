@@ -3,58 +3,90 @@ replaced."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from controlstack.evaluation import Evaluation
 from controlstack.hosts import OnCall
-from controlstack.joints import Call, Residuals, Row, RowKind
+from controlstack.hosts.module_hooks import Hooks, change_head
+from controlstack.joints import Block, Call, Listener, Prediction, Row, RowKind, Shadow
 from controlstack.layout import Base
 
 _POSITIONAL = ("sample", "timestep", "encoder_hidden_states")
 
 
-def attach(unet: Any, on_call: OnCall) -> ExitStack:
-    """Ask `on_call` at every evaluation and add what it answers. Closing the returned stack takes all hooks
-    out."""
-    encoder: dict[int, Tensor] = {}
+def attach(unet: Any, on_call: OnCall, used: Collection[str]) -> ExitStack:
+    """Ask `on_call` at every evaluation and put in what it answers at the `used` joints. Closing the returned
+    stack takes all hooks out."""
+    hooks = _Hooks(unet, on_call, used)
+    hooks.keep(unet.register_forward_pre_hook(hooks.before, with_kwargs=True))
+    hooks.keep(unet.register_forward_hook(hooks.after))
+    for block, parts in blocks(unet):
+        if block.part == "input" and hooks.uses("residuals"):
+            hooks.keep(parts[-1].register_forward_hook(hooks.adding_feature(block.nth)))
+        hooks.block(block, parts)
+        hooks.transformers(block, parts)
+    return hooks.installed
 
+
+class _Hooks(Hooks):
     def before(
-        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[()], dict[str, Any]]:
-        kwargs = dict(zip(_POSITIONAL, args, strict=False)) | kwargs
-        residuals = on_call(*_inputs(module, kwargs)) or Residuals()
-        encoder.clear()
-        encoder.update(residuals.encoder or {})
-        if residuals.skips and residuals.middle is not None:
-            _add(kwargs, residuals.skips, residuals.middle)
-        return (), kwargs
+        self.now = None  # an exception below leaves nothing behind for a later call
+        given = dict(zip(_POSITIONAL, args, strict=False)) | kwargs
+        x, t, context, y = _inputs(self.unet, given)
 
-    def add_feature(block: int) -> Callable[[nn.Module, Any, Any], Any]:
-        def after(module: nn.Module, args: Any, output: Any) -> Any:
-            if block not in encoder:
-                return None
-            head, *rest = output if isinstance(output, tuple) else (output,)
-            head = head + encoder[block].to(head)
-            return (head, *rest) if isinstance(output, tuple) else head
+        def shadow(latents: Tensor, rows: Sequence[int], listener: Listener) -> None:
+            again = {name: _taken(value, rows, len(t)) for name, value in given.items()}
+            self.listening(listener, latents, again | {"timestep": t[list(rows)]}, "sample")
+
+        self.now = self.on_call(x, t, context, y, shadow)
+        if self.now is None:
+            return (), given
+        changed = dict(given)
+        if self.uses("tokens", "vector"):
+            changed["encoder_hidden_states"], vector = self.now.context()
+            if vector is not None:
+                added = given["added_cond_kwargs"]
+                pooled = vector[:, : added["text_embeds"].shape[1]]
+                changed["added_cond_kwargs"] = {**added, "text_embeds": pooled}
+        if self.uses("channels"):
+            extra = self.now.channels(given["sample"][:, x.shape[1] :])
+            changed["sample"] = torch.cat([x, extra], dim=1)
+        residuals = self.residuals
+        if residuals.skips and residuals.middle is not None:
+            _add(changed, residuals.skips, residuals.middle)
+        return (), changed
+
+    def after(self, _: nn.Module, args: Any, output: Any) -> Any:
+        now, self.now = self.now, None
+        if now is None or not self.uses("denoised"):
+            return None
+        if isinstance(output, tuple):
+            return (now.output(output[0]), *output[1:])
+        output.sample = now.output(output.sample)
+        return output
+
+    def adding_feature(self, block: int) -> Callable[..., Any]:
+        def after(_: nn.Module, args: Any, output: Any) -> Any:
+            feature = (self.residuals.encoder or {}).get(block)
+            return None if feature is None else change_head(output, feature)
 
         return after
-
-    hooks = ExitStack()
-    hooks.callback(unet.register_forward_pre_hook(before, with_kwargs=True).remove)
-    for block, module in enumerate(encoder_blocks(unet)):
-        hooks.callback(module.register_forward_hook(add_feature(block)).remove)
-    return hooks
 
 
 def follow(
     unet: Any,
-    step: Callable[[Call], Residuals | None],
+    step: Callable[[Call], Evaluation | None],
+    used: Collection[str],
     *,
     pictures: int,
     evaluations: Callable[[], int],
@@ -64,13 +96,13 @@ def follow(
     UNet."""
     done = 0
 
-    def on_call(x: Tensor, t: Tensor, context: Tensor, y: Tensor | None) -> Residuals | None:
+    def on_call(x: Tensor, t: Tensor, context: Tensor, y: Tensor | None, shadow: Shadow) -> Evaluation | None:
         nonlocal done
         span = (done / evaluations(), (done + 1) / evaluations())
         done += 1
-        return step(Call(x, t, context, y, rows(len(x), pictures), span, hires))
+        return step(Call(x, t, context, y, rows(len(x), pictures), span, hires, shadow))
 
-    return attach(unet, on_call)
+    return attach(unet, on_call, used)
 
 
 def rows(count: int, pictures: int) -> tuple[Row, ...]:
@@ -86,15 +118,17 @@ def base_of(unet: Any) -> Base:
         width=unet.config.block_out_channels[0],
         context=unet.config.cross_attention_dim,
         vector=None if vector is None else vector.linear_1.in_features,
-        blocks=len(encoder_blocks(unet)),
+        blocks=sum(block.part == "input" for block, _ in blocks(unet)),
     )
 
 
 @dataclass(frozen=True)
 class LiveUNet:
-    """The services of a diffusers UNet."""
+    """The services of a diffusers UNet; predictions need its scheduler, encoding its VAE."""
 
     unet: Any
+    scheduler: Any = None
+    vae: Any = None
 
     @cached_property
     def device(self) -> torch.device:
@@ -115,15 +149,47 @@ class LiveUNet:
     def weight(self, name: str) -> Tensor | None:
         return self._weights.get(name)
 
+    def prediction(self, t: Tensor) -> Prediction:
+        return Prediction.at(t, self.scheduler.alphas_cumprod, self.scheduler.config.prediction_type)
 
-def encoder_blocks(unet: Any) -> list[nn.Module]:
-    """The module whose output is encoder block i, in the order of LDM's `input_blocks`."""
-    blocks = [unet.conv_in]
+    def encode(self, picture: Tensor) -> Tensor:
+        with torch.no_grad():
+            distribution = self.vae.encode(picture.to(self.device, self.vae.dtype) * 2 - 1).latent_dist
+        return cast(Tensor, distribution.mode() * self.vae.config.scaling_factor)
+
+
+def blocks(unet: Any) -> Iterator[tuple[Block, list[nn.Module]]]:
+    """The modules of each block, by LDM's names and in the order in which they run.
+
+    A resnet, with the transformer behind it, makes a block. A downsampler is a block of its own, an upsampler
+    ends the last block of its level.
+    """
+    encoder = [[unet.conv_in]]
     for level in unet.down_blocks:
-        resnets, attentions = list(level.resnets), list(getattr(level, "attentions", []))
-        blocks += attentions or resnets
-        blocks += list(level.downsamplers or [])
-    return blocks
+        encoder += _pairs(level)
+        encoder += [[module] for module in level.downsamplers or ()]
+    decoder: list[list[nn.Module]] = []
+    for level in unet.up_blocks:
+        decoder += _pairs(level)
+        decoder[-1].extend(level.upsamplers or ())
+    middle = unet.mid_block
+    transformers = getattr(middle, "attentions", ())
+    yield from ((Block("input", i), parts) for i, parts in enumerate(encoder))
+    yield Block("middle", 0), [middle.resnets[0], *transformers, *middle.resnets[1:]]
+    yield from ((Block("output", j), parts) for j, parts in enumerate(decoder))
+
+
+def _pairs(level: Any) -> list[list[nn.Module]]:
+    transformers = getattr(level, "attentions", None) or ()
+    return [list(filter(None, pair)) for pair in zip_longest(level.resnets, transformers)]
+
+
+def _taken(value: Any, rows: Sequence[int], of: int) -> Any:
+    """The rows of an argument, if it has one for each of the UNet's."""
+    if isinstance(value, Mapping):
+        return {name: _taken(part, rows, of) for name, part in value.items()}
+    whole = isinstance(value, Tensor) and value.ndim > 0 and len(value) == of
+    return value[list(rows)] if whole else value
 
 
 def _inputs(unet: Any, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

@@ -5,59 +5,88 @@ Exact: the decoder's input is a fresh `cat([h, skip])`, so adding to its last ch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from controlstack.hosts import OnCall
-from controlstack.joints import Residuals
+from controlstack.hosts.module_hooks import Hooks
+from controlstack.joints import Block, Listener
 
 _POSITIONAL = ("x", "timesteps", "context", "y")
 
 
-def attach(unet: Any, on_call: OnCall) -> ExitStack:
-    """Ask `on_call` at every evaluation and add what it answers. Closing the returned stack takes all hooks
-    out."""
-    now = Residuals()
+def attach(unet: Any, on_call: OnCall, used: Collection[str]) -> ExitStack:
+    """Ask `on_call` at every evaluation and put in what it answers at the `used` joints. Closing the returned
+    stack takes all hooks out."""
+    hooks = _Hooks(unet, on_call, used)
+    hooks.keep(unet.register_forward_pre_hook(hooks.before, with_kwargs=True))
+    hooks.keep(unet.register_forward_hook(hooks.after))
+    encoder, decoder = list(unet.input_blocks), list(unet.output_blocks)
+    if hooks.uses("residuals"):
+        for i, module in enumerate(encoder):
+            hooks.keep(module.register_forward_hook(hooks.adding(partial(hooks.feature, i))))
+        hooks.keep(unet.middle_block.register_forward_hook(hooks.adding(hooks.middle)))
+        for skip, module in enumerate(reversed(decoder)):
+            hooks.keep(module.register_forward_pre_hook(hooks.adding_skip(skip)))
+    for part, modules in (("input", encoder), ("middle", [unet.middle_block]), ("output", decoder)):
+        for nth, module in enumerate(modules):
+            hooks.block(Block(part, nth), [module])
+            hooks.transformers(Block(part, nth), module.children())
+    return hooks.installed
 
-    def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal now
-        now = Residuals()  # an exception below leaves nothing behind for a later call
+
+class _Hooks(Hooks):
+    def before(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[()], dict[str, Any]] | None:
+        self.now = None  # an exception below leaves nothing behind for a later call
         given = dict(zip(_POSITIONAL, args, strict=False)) | kwargs
-        x = given["x"][:, : module.out_channels]
-        now = on_call(x, given["timesteps"], given["context"], given.get("y")) or Residuals()
+        x, width = given["x"], self.unet.out_channels
 
-    def add_skip(block: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def before_decoder(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if now.skips:
-                skip = now.skips[block]
-                args[0][:, -skip.shape[1] :] += _like(skip, args[0])
+        def shadow(latents: Tensor, rows: Sequence[int], listener: Listener) -> None:
+            again = {name: v[list(rows)] if isinstance(v, Tensor) else v for name, v in given.items()}
+            self.listening(listener, latents, again, "x")
 
-        return before_decoder
+        self.now = self.on_call(x[:, :width], given["timesteps"], given["context"], given.get("y"), shadow)
+        if self.now is None or not self.uses("tokens", "vector", "channels"):
+            return None
+        given["context"], vector = self.now.context()
+        if vector is not None:
+            given["y"] = vector
+        if x.shape[1] > width:
+            given["x"] = torch.cat([x[:, :width], self.now.channels(x[:, width:])], dim=1)
+        return (), given
 
-    def feature(block: int) -> Tensor | None:
-        return (now.encoder or {}).get(block)
+    def after(self, _: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        now, self.now = self.now, None
+        return None if now is None or not self.uses("denoised") else now.output(output)
 
-    def add_output(find: Callable[[], Tensor | None]) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
-        def after(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+    def feature(self, block: int) -> Tensor | None:
+        return (self.residuals.encoder or {}).get(block)
+
+    def middle(self) -> Tensor | None:
+        return self.residuals.middle
+
+    def adding(self, find: Callable[[], Tensor | None]) -> Callable[..., Tensor | None]:
+        def after(_: nn.Module, args: Any, output: Tensor) -> Tensor | None:
             found = find()
             return None if found is None else output + _like(found, output)
 
         return after
 
-    hooks = ExitStack()
-    hooks.callback(unet.register_forward_pre_hook(before, with_kwargs=True).remove)
-    hooks.callback(unet.middle_block.register_forward_hook(add_output(lambda: now.middle)).remove)
-    last = len(unet.output_blocks) - 1
-    for j, decoder in enumerate(unet.output_blocks):
-        hooks.callback(decoder.register_forward_pre_hook(add_skip(last - j)).remove)
-    for i, encoder in enumerate(unet.input_blocks):
-        hooks.callback(encoder.register_forward_hook(add_output(partial(feature, i))).remove)
-    return hooks
+    def adding_skip(self, nth: int) -> Callable[..., None]:
+        def before(_: nn.Module, args: tuple[Any, ...]) -> None:
+            if skips := self.residuals.skips:
+                skip = skips[nth]
+                args[0][:, -skip.shape[1] :] += _like(skip, args[0])
+
+        return before
 
 
 def _like(feature: Tensor, target: Tensor) -> Tensor:

@@ -89,8 +89,9 @@ class WebUI(ABC):
             for note in resolved.notes:
                 self._say(p, note)
 
-    def before_sampling(self, p: Any, x: Tensor) -> None:
-        """Start a sampling pass on latents "B C h w". Idempotent: some hosts announce a pass twice."""
+    def before_sampling(self, p: Any, x: Tensor, noise: Tensor) -> None:
+        """Start a sampling pass on latents "B C h w", with noise of the same shape and spread 1, which
+        controls may change in place. Idempotent: some hosts announce a pass twice."""
         self.release()
         session = _session(p)
         if session is None or not (session.plans or session.failure):
@@ -98,9 +99,21 @@ class WebUI(ABC):
         try:
             if session.failure is None:
                 session.begin(x.shape[-1] * 8, x.shape[-2] * 8, self.services(p), hires=_is_hires(p))
+                if (changed := session.start(noise)) is not noise:
+                    noise.copy_(changed)
         except Exception as error:  # noqa: BLE001  kept, and raised at the first UNet call
             self._fail(p, session, error)
         self._hooks = self.attach(p, session)
+
+    def pictures(self, p: Any, pictures: list[Tensor]) -> None:
+        """Let controls change the decoded pictures of a batch in place, each "3 H W", 0..1."""
+        session = _session(p)
+        if session is None or session.failure is not None:
+            return
+        try:
+            pictures[:] = [session.picture(picture, index) for index, picture in enumerate(pictures)]
+        except Exception as error:  # noqa: BLE001  said with the pictures: hosts swallow what this hook raises
+            self._fail(p, session, error)
 
     def postprocess(self, p: Any, processed: Any) -> None:
         """End a job: hand over the detected maps, say which unit never acted, and let go."""

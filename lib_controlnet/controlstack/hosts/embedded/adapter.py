@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from modules import call_queue, devices, paths, shared
+from torch import Tensor
 
 from controlstack.hosts import unet_diffusers
+from controlstack.hosts.embedded import latents
 from controlstack.hosts.webui import WebUI
 from controlstack.layout import Base
 from controlstack.session import Session
@@ -22,6 +24,10 @@ class LiveUNet(unet_diffusers.LiveUNet):
     @property
     def device(self) -> torch.device:
         return devices.device
+
+    def encode(self, picture: Tensor) -> Tensor:
+        with torch.no_grad():
+            return latents.encode(self.vae, picture)
 
 
 class Embedded(WebUI):
@@ -45,12 +51,14 @@ class Embedded(WebUI):
         return unet_diffusers.base_of(p.sd_model.unet)
 
     def services(self, p: Any) -> LiveUNet:
-        return LiveUNet(p.sd_model.unet)
+        model = p.sd_model
+        return LiveUNet(model.unet, model.pipe.scheduler, model.vae)
 
     def attach(self, p: Any, session: Session) -> ExitStack:
         return unet_diffusers.follow(
             p.sd_model.unet,
             session.step,
+            session.joints,
             pictures=p.batch_size,
             evaluations=lambda: p.sd_model.pipe.num_timesteps,
             hires=p.is_hr_pass,
