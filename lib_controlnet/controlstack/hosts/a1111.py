@@ -1,0 +1,197 @@
+"""A1111 1.10 as the extension sees it: nothing of the host is replaced, all goes through hooks that are taken
+out again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+from modules import call_queue, devices, paths, script_callbacks, sd_unet, shared
+from torch import Tensor
+
+from controlstack.errors import ControlError
+from controlstack.evaluation import Evaluation
+from controlstack.hosts import unet_ldm
+from controlstack.hosts.ledger import Ledger, rows
+from controlstack.hosts.live_ldm import LiveLDM, base_of
+from controlstack.hosts.neighbours import OWN
+from controlstack.hosts.webui import WebUI
+from controlstack.joints import Call, Shadow
+from controlstack.layout import Base
+from controlstack.session import Session
+
+
+class A1111(WebUI):
+    """AUTOMATIC1111's stable-diffusion-webui and its close relatives."""
+
+    def option(self, key: str, default: object) -> Any:
+        return shared.opts.data.get(key, default)
+
+    def flag(self, key: str) -> Any:
+        return getattr(shared.cmd_opts, key, None)
+
+    def model_folders(self) -> Sequence[Path]:
+        chosen = (self.flag("controlnet_dir"), self.option("control_net_models_path", ""))
+        return [
+            *(Path(given) for given in chosen if given),
+            Path(paths.models_path, "ControlNet"),
+            OWN / "models",
+        ]
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        return call_queue.queue_lock
+
+    def base(self, p: Any) -> Base:
+        if not hasattr(p.sd_model.model.diffusion_model, "input_blocks"):
+            raise ControlError(
+                "The checkpoint cannot be controlled",
+                "It is neither of SD1, SD2 nor SDXL, and ControlNets for other kinds are not supported here",
+                "Choose another checkpoint, or disable the units",
+            )
+        return base_of(p.sd_model)
+
+    def services(self, p: Any) -> LiveLDM:
+        return LiveLDM(p.sd_model, devices.get_device_for("controlnet"), devices.dtype_unet)
+
+    def attach(self, p: Any, session: Session) -> ExitStack:
+        return _Pass(self, p, session).attached()
+
+
+class _Pass:
+    """A sampling pass with controls, in the UNet that runs now: a refiner may take its place."""
+
+    def __init__(self, host: A1111, p: Any, session: Session) -> None:
+        self.host, self.p, self.session = host, p, session
+        self.live = host.services(p)
+        self.checkpoint = self.live.checkpoint
+        self.ledger: Ledger | None = Ledger(())
+        self.span = (0.0, 1.0)
+        self.first_sigma: float | None = None
+        self.unet_hooks = ExitStack()
+
+    def attached(self) -> ExitStack:
+        """Hook the UNet and hear the denoiser; closing the stack undoes both."""
+        if self.session.failure is None:
+            try:
+                _check_not_replaced(self.live.unet)
+                self._check_fit()
+            except ControlError as error:
+                self.session.fail(error)
+        hooks = ExitStack()
+        script_callbacks.on_cfg_denoiser(self.before_evaluation)
+        hooks.callback(script_callbacks.remove_callbacks_for_function, self.before_evaluation)
+        hooks.callback(self.leave_unet)
+        self.enter_unet()
+        return hooks
+
+    def enter_unet(self) -> None:
+        """Hook the UNet, or have it raise what failed, which no host swallows there."""
+        if self.session.failure is None:
+            self.unet_hooks = unet_ldm.attach(self.live.unet, self.on_call, self.session.joints)
+        else:
+            self.unet_hooks.callback(self.live.unet.register_forward_pre_hook(self._raise).remove)
+
+    def leave_unet(self) -> None:
+        """Take the hooks out of the UNet that has them."""
+        self.unet_hooks.close()
+
+    def before_evaluation(self, params: Any) -> None:
+        """The host's `cfg_denoiser` callback, in which it would swallow an error."""
+        denoiser = params.denoiser
+        if denoiser.p is not self.p:  # a job that another extension runs meanwhile
+            self.ledger = None
+            return
+        try:
+            self._follow_refiner(params.x)
+            prompts = [len(conds) for conds in denoiser.sampler.sampler_extra_args["cond"].batch]
+            self.ledger = Ledger(rows(prompts, len(params.x)))
+            self.span = self._span(denoiser, float(params.sigma.max()))
+        except Exception as error:  # noqa: BLE001  kept, and raised at the UNet call that follows
+            self.session.fail(error)
+
+    def on_call(
+        self, x: Tensor, t: Tensor, context: Tensor, y: Tensor | None, shadow: Shadow
+    ) -> Evaluation | None:
+        """The UNet is called with some rows of the evaluation."""
+        if self.ledger is None:
+            return None
+        hires = bool(getattr(self.p, "is_hr_pass", False))
+        return self.session.step(Call(x, t, context, y, self.ledger.take(len(x)), self.span, hires, shadow))
+
+    def _raise(self, *_: object) -> None:
+        if self.session.failure is not None:
+            raise self.session.failure
+
+    def _check_fit(self) -> None:
+        """The controls fit the checkpoint of the first pass; that of hires fix may be of another kind."""
+        base = self.host.base(self.p)
+        hires = bool(getattr(self.p, "is_hr_pass", False))
+        for plan in self.session.plans:
+            for match in plan.matches if plan.schedule.acts_in(hires=hires) else ():
+                if fault := match.base.mismatch(base):
+                    raise ControlError(
+                        "It does not fit the checkpoint of this pass",
+                        fault,
+                        "Let the unit act in the other pass only, or use a checkpoint of the same kind",
+                    ).in_unit(plan.index)
+
+    def _follow_refiner(self, x: Tensor) -> None:
+        """The host has loaded another checkpoint: go on in its UNet, if the controls fit it."""
+        live = self.host.services(self.p)
+        if live.checkpoint == self.checkpoint:
+            return
+        self.leave_unet()
+        self.live, self.checkpoint = live, live.checkpoint
+        try:
+            self._check_fit()
+        except ControlError:
+            self.p.comment("ControlNet ends where the refiner begins: it is another kind of checkpoint.")
+            return
+        hires = bool(getattr(self.p, "is_hr_pass", False))
+        self.session.begin(x.shape[-1] * 8, x.shape[-2] * 8, live, hires=hires)
+        self.enter_unet()
+
+    def _span(self, denoiser: Any, sigma: float) -> tuple[float, float]:
+        """The evaluation's share of the pass; with an adaptive sampler, how far the noise has come down, in
+        its logarithm."""
+        if denoiser.sampler.config.name == "DPM adaptive":
+            self.first_sigma = self.first_sigma or sigma
+            whole = math.log(self.first_sigma / float(denoiser.inner_model.sigmas[0]))
+            done = min(max(math.log(self.first_sigma / sigma) / whole, 0.0), 1.0)
+            return done, done
+        count = _evaluations(denoiser)
+        return min(denoiser.step / count, 1.0), min((denoiser.step + 1) / count, 1.0)
+
+
+def _evaluations(denoiser: Any) -> int:
+    """How often a pass evaluates. A second-order sampler does so twice in a step, but once in the last, which
+    ends without noise. Restart repeats steps and does more."""
+    sampler, steps = denoiser.sampler, denoiser.steps
+    if sampler.config.options.get("second_order"):
+        return int(2 * steps - 1)
+    if not hasattr(sampler, "get_timesteps"):
+        return int(steps)
+    from_picture = denoiser.init_latent is not None
+    timesteps = steps - 1 if from_picture else len(sampler.get_timesteps(denoiser.p, steps))
+    return int(timesteps - sampler.config.name.startswith("DDIM"))
+
+
+def _check_not_replaced(unet: Any) -> None:
+    """Raises ControlError where something else computes in the UNet's place: hooks see nothing of it."""
+    other = sd_unet.current_unet
+    if other is not None:
+        raise ControlError(
+            "ControlNet cannot act in this UNet",
+            f"{other.option.label} runs in place of the checkpoint's, and nothing can be added inside",
+            "Set 'SD Unet' to None in the settings",
+        )
+    if hasattr(unet, "_orig_mod") or getattr(unet, "_compiled_call_impl", None) is not None:
+        raise ControlError(
+            "ControlNet cannot act in this UNet",
+            "Something has compiled it with torch.compile, and nothing can be added inside",
+            "Switch the compilation off",
+        )
