@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import blake2b
 from importlib import import_module
 
-from controlstack import rooms
+from controlstack import packages, rooms
+from controlstack.downloads import File
 from controlstack.errors import ControlError
 from controlstack.image import MAX_PIXELS, Array
 from controlstack.log import log
+from controlstack.networks import Networks
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Ask:
     a, b: the preprocessor's own sliders
     mask: "H W" uint8, 255 where the picture is masked, for those that accept one
     seed: for those that draw at random
+    networks: where those with a network get it; the cache puts its own here
     """
 
     resolution: int = 512
@@ -55,6 +58,7 @@ class Ask:
     b: float = 0.0
     mask: Array | None = None
     seed: int = 0
+    networks: Networks = field(default_factory=Networks, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,10 @@ class Preprocessor:
     soft_in_hires: its hard edges are weakened in the high-resolution pass
     seeded: draws at random, from the job's seed
     companion: the family that has to act beside the model, by name
+    network: what looks at the picture, for the documentation
+    files: the network's weights
+    packages: what has to be installed beside torch, NumPy and OpenCV
+    blocked: why it cannot run at all yet, and how to mend that
     """
 
     name: str
@@ -86,6 +94,10 @@ class Preprocessor:
     soft_in_hires: bool = False
     seeded: bool = False
     companion: str = ""
+    network: str = ""
+    files: tuple[File, ...] = ()
+    packages: tuple[str, ...] = ()
+    blocked: ControlError | None = None
 
     def ask(
         self,
@@ -145,27 +157,46 @@ def find(name: str) -> Preprocessor:
     )
 
 
+def unavailable(preprocessor: Preprocessor, networks: Networks) -> ControlError | None:
+    """Why this preprocessor cannot run here, and the mend; None as far as nothing speaks against it.
+
+    A package that is there but does not import shows when it is first tried.
+    """
+    faults = [preprocessor.blocked]
+    faults += [packages.fault(package) for package in preprocessor.packages]
+    faults += [networks.store.fault(file) for file in preprocessor.files]
+    error = next((fault for fault in faults if fault), None)
+    if error is None:
+        return None
+    return ControlError(f"{preprocessor.label} is not available: {error.what}", error.why, error.fix)
+
+
 class Cache:
     """The maps of the last runs, by content: the same picture with the same numbers is not computed twice.
 
     At most `size` are kept, and no more than `MAX_CACHED` bytes beside the last one.
+    networks: where preprocessors get theirs
     """
 
-    def __init__(self, size: int | None = None) -> None:
+    def __init__(self, size: int | None = None, networks: Networks | None = None) -> None:
         self.size = 16 if size is None else size
+        self.networks = networks or Networks()
         self._maps: OrderedDict[tuple[object, ...], Array] = OrderedDict()
 
     def run(self, preprocessor: Preprocessor, image: Array, ask: Ask) -> Array:
         """`preprocessor.run`, or its result from before. The map is shared: treat it as read-only.
 
-        Raises ControlError for a picture so narrow that its map would be huge.
+        Raises ControlError for a picture so narrow that its map would be huge, and if what the preprocessor
+        needs is not here.
         """
         check_shape(image, max(ask.resolution, RESOLUTION.value))
         key = (preprocessor.name, _digest(image), ask.resolution, ask.a, ask.b, ask.seed, _digest(ask.mask))
         if key in self._maps:
             self._maps.move_to_end(key)
             return self._maps[key]
-        result = preprocessor.run(image, ask)
+        if error := unavailable(preprocessor, self.networks):
+            raise error
+        result = preprocessor.run(image, replace(ask, networks=self.networks))
         result.setflags(write=False)
         self._maps[key] = result
         while len(self._maps) > self.size or (len(self._maps) > 1 and self._taken() > MAX_CACHED):

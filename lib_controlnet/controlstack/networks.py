@@ -1,0 +1,100 @@
+"""Networks of preprocessors: built from their weights when one is asked for, and the last few kept loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from controlstack.downloads import File, Store
+from controlstack.errors import ControlError
+from controlstack.image import Array
+from controlstack.weights import Loaded, read_header, read_tensors, stamp
+
+State: TypeAlias = dict[str, Tensor]
+"""Tensors by name, as they stand in a file; floating-point ones in float32."""
+
+
+class Networks:
+    """What a preprocessor gets its network from.
+
+    store: where weights lie
+    device: where networks run; None takes the first graphics card there is
+    bound: how many stay loaded; 0 keeps none beyond the run that uses it
+    """
+
+    def __init__(
+        self, store: Store | None = None, device: torch.device | str | None = None, bound: int = 2
+    ) -> None:
+        self.store = store or Store()
+        self._device = None if device is None else torch.device(device)
+        self._loaded = Loaded(bound)
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks run."""
+        return self._device or _best_device()
+
+    @property
+    def bound(self) -> int:
+        """How many networks stay loaded."""
+        return self._loaded.bound
+
+    @bound.setter
+    def bound(self, bound: int) -> None:
+        self._loaded.bound = bound
+
+    def unload(self) -> None:
+        """Let go of all networks; the next run loads its own again."""
+        bound, self.bound = self.bound, 0
+        self.bound = bound
+
+    def get(self, file: File, build: Callable[[State], nn.Module]) -> nn.Module:
+        """The network of this file, ready to infer on `device`. `build` makes it of the file's tensors.
+
+        Raises ControlError if the file cannot be had or read, or holds another network's weights.
+        """
+        path = self.store.get(file)
+        return self._loaded.get((stamp(path), self.device), lambda: self._load(file, build))
+
+    def _load(self, file: File, build: Callable[[State], nn.Module]) -> nn.Module:
+        path = self.store.get(file)
+        header = read_header(path)
+        tensors = read_tensors(header, header.shapes, dtype=torch.float32)
+        # "module." comes from the data parallelism that a network was trained with
+        state = {name.replace("module.", ""): tensor for name, tensor in tensors.items()}
+        try:
+            network = build(state)
+        except (RuntimeError, KeyError, IndexError) as error:  # names or shapes that do not fit
+            raise ControlError(
+                f"The file {path.name} holds weights of another network",
+                " ".join(str(error).split())[:300],
+                f"Remove {path}; it comes from {file.source}",
+            ) from error
+        return network.eval().requires_grad_(False).to(self.device)
+
+
+def below(state: State, prefix: str) -> State:
+    """The tensors whose names begin so, without that beginning; all, if none does."""
+    found = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return found or state
+
+
+def filled(network: nn.Module, state: State) -> nn.Module:
+    """The network with exactly these weights. Raises RuntimeError if names or shapes differ."""
+    network.load_state_dict(state)
+    return network
+
+
+def pixels(picture: Array, network: nn.Module) -> Tensor:
+    """A picture "H W 3" as "1 3 H W", 0..255 in float32, where the network is."""
+    device = next(network.parameters()).device
+    return torch.from_numpy(picture.copy()).to(device).permute(2, 0, 1)[None].float()
+
+
+def _best_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
