@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controlstack.curve import Curve
 from controlstack.joints import Call, Residuals, Row, RowKind
 from controlstack.schedule import RegionMask, Schedule, soft_weight
 from controlstack.unit import ControlMode, HiResFixOption
@@ -139,3 +140,53 @@ def test_the_sum_leaves_its_parts_alone() -> None:
     assert total.encoder[2].unique().tolist() == [1.0]
     assert a.skips[0].unique().tolist() == [1.0]
     assert (b + b).middle is None
+
+
+def test_a_curve_multiplies_by_how_far_the_pass_is() -> None:
+    schedule = Schedule(weight=0.5, curve=Curve.parse("0@0, 1@0.5, 0@1"))
+    strengths = [schedule.at(call(i=i, of=5)) for i in range(5)]
+    assert [strength is None for strength in strengths] == [True, False, False, False, True]
+    skips = [strength.apply(ones(2)).skips[0] for strength in strengths if strength is not None]
+    assert [float(skip.mean()) for skip in skips] == pytest.approx([0.25, 0.5, 0.25])
+    assert not Schedule(curve=Curve.parse("0@0")).acts_in(hires=False)
+    assert Schedule(curve=Curve.parse("1@0, 0@1")).at(call()) is not None, "one evaluation is at 0"
+
+
+def test_a_curve_multiplies_weights_for_each_layer_too() -> None:
+    layers = tuple(float(i) for i in range(13))
+    strength = Schedule(layers=layers, curve=Curve.parse("0.5@0")).at(call())
+    assert strength is not None
+    scaled = strength.apply(ones(2))
+    assert [float(skip.mean()) for skip in scaled.skips] == [i / 2 for i in range(12)]
+
+
+def test_the_negative_prompts_share_runs_from_balanced_to_more_important() -> None:
+    kinds = (UNCOND, COND)
+    half = Schedule(negative=0.5).at(call(kinds))
+    assert half is not None
+    assert half.apply(ones(2)).skips[3].flatten(1).mean(1).tolist() == [0.5, 1.0]
+    none, mode = (
+        Schedule(**given).at(call(kinds)) for given in ({"negative": 0.0}, {"mode": ControlMode.CONTROL})
+    )
+    assert none is not None
+    assert mode is not None
+    assert none.rows == mode.rows == [1]
+    assert Schedule(negative=0.5, mode=ControlMode.CONTROL).at(call((UNCOND,))) is None
+
+
+def test_pictures_of_a_batch_have_weights_of_their_own_in_turns() -> None:
+    rows = tuple(Row(image, kind) for kind in (UNCOND, COND) for image in range(3))
+    strength = Schedule(batch=(1.0, 0.25)).at(replace(call((UNCOND,) * 6), rows=rows))
+    assert strength is not None
+    assert strength.apply(ones(6)).skips[0].flatten(1).mean(1).tolist() == [1, 0.25, 1, 1, 0.25, 1]
+    one = Schedule(batch=(0.0, 1.0)).at(replace(call((UNCOND,) * 6), rows=rows))
+    assert one is not None
+    assert one.rows == [1, 4], "a picture of weight 0 costs no network"
+    assert not Schedule(batch=(0.0,)).acts_in(hires=False)
+
+
+def test_a_pass_may_have_a_schedule_of_its_own() -> None:
+    schedule = Schedule(weight=1.0, in_hires=Schedule(weight=0.25, end=0.5))
+    weights = [schedule.at(call(i=i, of=2, hires=hires)) for hires in (False, True) for i in (0, 1)]
+    assert [strength and strength.weight for strength in weights] == [1.0, 1.0, 0.25, None]
+    assert not Schedule(in_hires=Schedule(weight=0)).acts_in(hires=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from controlstack.curve import Curve
 from controlstack.errors import ControlError
-from controlstack.joints import Call, Residuals, RowKind, row_index
+from controlstack.joints import Call, Residuals, Row, RowKind, row_index
 from controlstack.unit import ControlMode, HiResFixOption
 
 SLACK = 1e-6
@@ -78,6 +79,10 @@ class Schedule:
     soft_in_hires: hard-edged hints are weakened in the high-resolution pass, as in the incumbent (canny,
         mlsd)
     cond_only: models that pool their residuals act on the positive prompt only, in every mode
+    curve: multiplies all the rest, by how far the pass is: the first evaluation is at 0, the last at 1
+    negative: multiplies the rows of the negative prompt. `CONTROL` is 0 here and soft factors
+    batch: a factor for each picture of the batch, in turns
+    in_hires: what holds in the high-resolution pass instead of all this
     """
 
     weight: float = 1.0
@@ -89,28 +94,59 @@ class Schedule:
     when: HiResFixOption = HiResFixOption.BOTH
     soft_in_hires: bool = False
     cond_only: bool = False
+    curve: Curve | None = None
+    negative: float = 1.0
+    batch: tuple[float, ...] = (1.0,)
+    in_hires: Schedule | None = None
 
     def at(self, call: Call) -> Strength | None:
         """The strength at this evaluation, or None where the unit must not act: then no network is called."""
+        if call.hires and self.in_hires:
+            return self.in_hires.at(call)
         if not self.acts_in(hires=call.hires) or not self._in_window(call):
             return None
-        cond_only = self.cond_only or self.mode is ControlMode.CONTROL
-        rows = [i for i, row in enumerate(call.rows) if not cond_only or row.kind is RowKind.COND]
-        if not rows:
+        level = 1.0 if self.curve is None else self.curve.at(_share(call))
+        factors = [self._of_row(row) for row in call.rows]
+        rows = [i for i, factor in enumerate(factors) if factor]
+        if not rows or not level:
             return None
-        soft = self.mode is not ControlMode.BALANCED or (self.soft_in_hires and call.hires)
-        cells = (call.x.shape[-2], call.x.shape[-1])
-        return Strength(rows, len(call.rows), self.weight, soft, self.layers, self.mask, cells)
+        return Strength(
+            rows,
+            len(call.rows),
+            self.weight,
+            soft=self.mode is not ControlMode.BALANCED or (self.soft_in_hires and call.hires),
+            layers=self.layers,
+            mask=self.mask,
+            cells=(call.x.shape[-2], call.x.shape[-1]),
+            by_row=tuple(level * factors[i] for i in rows),
+        )
 
     def acts_in(self, *, hires: bool) -> bool:
         """Whether the unit acts at all in this pass; if not, its network need not even be loaded."""
+        if hires and self.in_hires:
+            return self.in_hires.acts_in(hires=hires)
         if self.weight == 0 or (self.mask is not None and self.mask.empty):
             return False
+        if not any(self.batch) or (self.curve is not None and self.curve.never):
+            return False
         return self.when is not (HiResFixOption.LOW_RES_ONLY if hires else HiResFixOption.HIGH_RES_ONLY)
+
+    def _of_row(self, row: Row) -> float:
+        factor = self.batch[row.image % len(self.batch)]
+        if row.kind is RowKind.COND:
+            return factor
+        spared = self.cond_only or self.mode is ControlMode.CONTROL
+        return 0.0 if spared else factor * self.negative
 
     def _in_window(self, call: Call) -> bool:
         begin, end = call.span
         return begin >= self.start - SLACK and end <= self.end + SLACK
+
+
+def _share(call: Call) -> float:
+    """How far the pass is, 0 at its first evaluation and 1 at its last."""
+    begin, end = call.span
+    return begin / (1 - (end - begin)) if end - begin < 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -121,6 +157,7 @@ class Strength:
     weight: of every layer, unless `layers` has one for each
     soft: residuals of shallow blocks are weakened
     cells: height and width of the latents
+    by_row: a further factor for each of `rows`
     """
 
     rows: Sequence[int]
@@ -130,6 +167,7 @@ class Strength:
     layers: tuple[float, ...] | None = None
     mask: RegionMask | None = None
     cells: tuple[int, int] = (0, 0)
+    by_row: tuple[float, ...] = ()
 
     def apply(self, residuals: Residuals) -> Residuals:
         """Scale the residuals of `rows` and spread them over all rows of the call, zeros elsewhere."""
@@ -151,8 +189,13 @@ class Strength:
 
         spatial: whether the tokens are places in the picture, where a region mask can tell them apart
         """
+        alike = len(set(self.by_row)) < 2
+        if alike and self.by_row:
+            factor *= self.by_row[0]
         if factor != 1.0:
             change = change * factor
+        if not alike:
+            change = change * change.new_tensor(self.by_row).reshape(-1, *[1] * (change.ndim - 1))
         if self.mask is not None and change.ndim == 4:
             change = change * self.mask.like(change)
         elif self.mask is not None and change.ndim == 3 and spatial:
