@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from controlstack.curve import Curve
 from controlstack.errors import ControlError
 
+Points = tuple[tuple[float, float], ...]
 HUNDREDTHS = st.integers(0, 100).map(lambda n: n / 100)
 POINTS = st.lists(
     st.tuples(HUNDREDTHS, st.integers(-40, 40).map(lambda n: n / 4)), min_size=1, max_size=6
