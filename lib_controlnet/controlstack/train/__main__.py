@@ -24,6 +24,7 @@ from controlstack.train.trainer import train
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the folder, train, and say where the result is. Returns the exit code."""
     said = _parser().parse_args(arguments)
+    _quiet_libraries()
     try:
         config = Config(**{field.name: getattr(said, field.name) for field in fields(Config)}).check()
         made = _hints(said)
@@ -47,6 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     _say(f"Stopped; --resume goes on. So far: {file}" if stop.is_set() else f"Done: {file}")
     return 0
+
+
+def _quiet_libraries() -> None:
+    """They warn about what a user can do nothing about."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
 
 
 def _say(line: str) -> None:

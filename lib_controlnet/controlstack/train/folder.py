@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -298,7 +299,7 @@ def _size(size: Size) -> str:
 
 
 def _tensor(picture: Array) -> Tensor:
-    return torch.from_numpy(picture).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
 
 
 def _conditioning(stored: tuple[int, ...], size: Size) -> list[int]:
