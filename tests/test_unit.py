@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controlstack.curve import Curve
 from controlstack.errors import ControlError
 from controlstack.unit import (
     ControlMode,
@@ -29,6 +30,7 @@ from controlstack.unit import (
     InputMode,
     PuLIDMode,
     ResizeMode,
+    in_hires,
     infotext,
     parse,
 )
@@ -433,7 +435,37 @@ def test_fields_stand_in_the_incumbents_order() -> None:
         "effective_region_mask pulid_mode union_control_type ipadapter_input mask batch_mask_dir "
         "animatediff_batch batch_modifiers batch_image_files batch_keyframe_idx"
     )
-    assert list(vars(ControlNetUnit())) == incumbent.split()
+    ours = "weight_curve negative_weight batch_weights hires"
+    assert list(vars(ControlNetUnit())) == [*incumbent.split(), *ours.split()]
+
+
+def test_schedules_beyond_the_incumbents() -> None:
+    sent = {"weight_curve": "0@0, 1@1 smooth", "negative_weight": "0.5", "batch_weights": "[1, 0.25]"}
+    unit = parse({**sent, "weight": 0.8, "hires": '{"weight": 0.5, "control_mode": 1}'})
+    assert unit.weight_curve == Curve(((0.0, 0.0), (1.0, 1.0)), smooth=True)
+    assert (unit.negative_weight, unit.batch_weights) == (0.5, [1.0, 0.25])
+    second = in_hires(unit)
+    assert (second.weight, second.control_mode, second.hires) == (0.5, ControlMode.PROMPT, None)
+    assert second.weight_curve == unit.weight_curve
+    assert parse(vars(unit)) == unit
+
+
+@pytest.mark.parametrize(
+    ("sent", "fault"),
+    [
+        ({"weight_curve": 3}, "weight_curve"),
+        ({"weight_curve": "0-1"}, "weight curve"),
+        ({"negative_weight": 1.5}, "negative_weight"),
+        ({"batch_weights": [3]}, "batch_weights"),
+        ({"hires": {"model": "a"}}, "hires"),
+        ({"hires": [1]}, "hires"),
+        ({"hires": {"weight": 9}}, "hires.weight"),
+        ({"guidance_end": 0.5, "hires": {"guidance_start": 0.7}}, "guidance_start"),
+    ],
+)
+def test_schedules_that_cannot_be(sent: dict[str, object], fault: str) -> None:
+    with pytest.raises(ControlError, match=fault):
+        parse(sent)
 
 
 def test_page_keeps_its_own_fields_and_its_lists() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from controlstack.errors import ControlError
 
 SMOOTH = "smooth"
-_POINT = re.compile(r"\s*(-?\d*\.?\d+)\s*@\s*(\d*\.?\d+)\s*")
+_POINT = re.compile(r"(-?\d*\.?\d+)@(\d*\.?\d+)")
 MOST = 10.0
 """A factor beyond this is a slip of the pen."""
 
@@ -27,12 +27,13 @@ class Curve:
 
     @classmethod
     def parse(cls, text: str) -> Curve:
-        """Read `factor@share, …`, at will with the word `smooth` behind it. Raises ControlError."""
+        """Read `factor@share, …`, at will with the word `smooth` behind it and without commas. Raises
+        ControlError."""
         body = text.strip()
         smooth = body.lower().endswith(SMOOTH)
         if smooth:
             body = body[: -len(SMOOTH)].rstrip(" ,")
-        found = [_POINT.fullmatch(part) for part in body.split(",")]
+        found = [_POINT.fullmatch(part) for part in re.split(r"\s*,\s*|\s+", body)]
         points = tuple((float(match[2]), float(match[1])) for match in found if match)
         shares = [share for share, _ in points]
         if len(points) < len(found) or shares != sorted(shares) or shares[-1] > 1:

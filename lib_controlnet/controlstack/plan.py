@@ -16,7 +16,7 @@ from controlstack.layout import Base
 from controlstack.preprocess import Ask, Preprocessor
 from controlstack.schedule import RegionMask, Schedule
 from controlstack.sources import Job, Source
-from controlstack.unit import ControlNetUnit, HiResFixOption
+from controlstack.unit import ControlNetUnit, HiResFixOption, in_hires
 from controlstack.weights import read_header
 
 
@@ -99,9 +99,9 @@ def _schedule(unit: ControlNetUnit, preprocessor: Preprocessor, match: Match, jo
     if layers is not None and len(layers) != match.layers:
         raise ControlError(
             f"advanced_weighting has {len(layers)} numbers",
-            f"This kind of control takes {match.layers}, the first for the shallowest block"
+            f"This control model takes {match.layers}, the first for the shallowest block"
             if match.layers
-            else "This kind of control has no layers to weigh",
+            else "This kind of control has none",
             f"Send {match.layers} numbers, or none" if match.layers else "Leave it out",
         )
     return Schedule(
@@ -114,6 +114,10 @@ def _schedule(unit: ControlNetUnit, preprocessor: Preprocessor, match: Match, jo
         when=unit.hr_option if job.hires else HiResFixOption.BOTH,
         soft_in_hires=preprocessor.soft_in_hires,
         cond_only=match.cond_only,
+        curve=unit.weight_curve,
+        negative=unit.negative_weight,
+        batch=tuple(unit.batch_weights or [1.0]),
+        in_hires=_schedule(in_hires(unit), preprocessor, match, job) if job.hires and unit.hires else None,
     )
 
 

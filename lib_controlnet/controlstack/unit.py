@@ -8,9 +8,13 @@ import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
+from hashlib import sha256
 from numbers import Real
 from typing import Any
+from urllib.parse import urlencode
 
+from controlstack import image
+from controlstack.curve import Curve
 from controlstack.errors import ControlError
 from controlstack.log import log
 
@@ -135,6 +139,11 @@ class ControlNetUnit:
     guidance_start, guidance_end: share of the sampling pass in which the control acts, 0..1
     advanced_weighting: one factor per layer, -10..10, replaces weight
     ipadapter_input: embeddings made before, not decoded
+    weight_curve: factors of the weight along the sampling pass, written as "0@0, 1@0.2, 1@0.6, 0@1"
+    negative_weight: a further factor for the rows of the negative prompt, 0..1
+    batch_weights: a further factor for each picture of the batch, 0..2, in turns
+    hires: what is different in the high-resolution pass, some of weight, guidance_start, guidance_end,
+        control_mode, advanced_weighting, weight_curve and negative_weight
     """
 
     is_ui: bool = False
@@ -170,6 +179,10 @@ class ControlNetUnit:
     batch_modifiers: list[Any] = field(default_factory=list)
     batch_image_files: list[Any] = field(default_factory=list)
     batch_keyframe_idx: str | list[Any] | None = None
+    weight_curve: Curve | None = None
+    negative_weight: float = 1.0
+    batch_weights: list[float] | None = None
+    hires: dict[str, Any] | None = None
 
     def __init__(self, **given: Any) -> None:
         for known in fields(self):
@@ -198,9 +211,16 @@ def parse(value: object) -> ControlNetUnit:
             f"That is after guidance_end, which is {unit.guidance_end}",
             "Give a guidance_start that is not above guidance_end",
         )
+    if unit.hires:
+        in_hires(unit)
     if unit.enabled is None:
         unit.enabled = unit.module != defaults["module"] or unit.model != defaults["model"]
     return unit
+
+
+def in_hires(unit: ControlNetUnit) -> ControlNetUnit:
+    """A parsed unit as it is in the high-resolution pass."""
+    return parse({**vars(unit), **(unit.hires or {}), "hires": None})
 
 
 def _said(value: object) -> dict[str, object]:
@@ -324,17 +344,44 @@ def _within(low: float, high: float) -> Callable[[str, object], float]:
     return parser
 
 
-def _factors(name: str, value: object) -> list[float] | None:
-    listed = value
-    if isinstance(value, str):
-        try:
-            listed = json.loads(value)
-        except (ValueError, RecursionError):
-            listed = None
-    if not isinstance(listed, (list, tuple)):
-        raise _wrong(name, value, "It has to be a list of numbers", "Give one factor per layer, as [1, 0.9]")
-    factor = _within(-MAX_FACTOR, MAX_FACTOR)
-    return [factor(f"{name}[{place}]", number) for place, number in enumerate(listed)] or None
+def _factors(low: float, high: float, each: str) -> Callable[[str, object], list[float] | None]:
+    factor = _within(low, high)
+
+    def parser(name: str, value: object) -> list[float] | None:
+        listed = _unpacked(value)
+        if not isinstance(listed, (list, tuple)):
+            raise _wrong(
+                name, value, "It has to be a list of numbers", f"Give one factor per {each}, as [1, 0.9]"
+            )
+        return [factor(f"{name}[{place}]", number) for place, number in enumerate(listed)] or None
+
+    return parser
+
+
+def _unpacked(value: object) -> object:
+    """JSON inside a string, as forms send it, as the value it stands for; None if it is no JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _curve(name: str, value: object) -> Curve:
+    if isinstance(value, Curve):
+        return value
+    if not isinstance(value, str):
+        raise _wrong(name, value, "It has to be a text", "Give factors at shares, as 0@0, 1@0.2, 0@1")
+    return Curve.parse(value)
+
+
+def _overlay(name: str, value: object) -> dict[str, Any] | None:
+    given = _unpacked(value)
+    if not isinstance(given, Mapping) or not given.keys() <= _PER_PASS:
+        fields = ", ".join(sorted(_PER_PASS))
+        raise _wrong(name, value, f"It has to be an object with some of {fields}", 'As {"weight": 0.5}')
+    return {key: _PARSERS[key](f"{name}.{key}", one) for key, one in given.items()} or None
 
 
 def _choice(kind: type[_Choice]) -> _Parser:
@@ -359,13 +406,22 @@ _PARSERS: dict[str, _Parser] = {
     **dict.fromkeys(("threshold_a", "threshold_b"), _any_number),
     "processor_res": _whole,
     "weight": _within(0.0, 2.0),
-    "advanced_weighting": _factors,
+    "negative_weight": _within(0.0, 1.0),
+    "advanced_weighting": _factors(-MAX_FACTOR, MAX_FACTOR, "layer"),
+    "batch_weights": _factors(0.0, 2.0, "picture"),
+    "weight_curve": _curve,
+    "hires": _overlay,
     "input_mode": _choice(InputMode),
     "resize_mode": _choice(ResizeMode),
     "control_mode": _choice(ControlMode),
     "hr_option": _choice(HiResFixOption),
     "pulid_mode": _choice(PuLIDMode),
     "union_control_type": _choice(ControlNetUnionControlType),
+}
+
+_PER_PASS = {
+    *("weight", "guidance_start", "guidance_end", "control_mode"),
+    *("advanced_weighting", "weight_curve", "negative_weight"),
 }
 
 _ALIASES = {"guidance_end": "guidance", "low_vram": "lowvram", "image": "input_image", "mask": "mask_image"}
@@ -399,12 +455,53 @@ _PAGE_ONLY = {
 """What the pages of the incumbent, Forge and reForge keep in a unit. A request names no folders to use."""
 
 
-_INFOTEXT = (
-    *("module", "model", "weight", "resize_mode", "processor_res", "threshold_a", "threshold_b"),
-    *("guidance_start", "guidance_end", "pixel_perfect", "control_mode", "hr_option"),
-)
+INFOTEXT = {
+    **{
+        name: name.replace("_", " ").title()
+        for name in (
+            *("module", "model", "weight", "resize_mode", "processor_res", "threshold_a", "threshold_b"),
+            *("guidance_start", "guidance_end", "pixel_perfect", "control_mode", "hr_option"),
+            *("union_control_type", "pulid_mode", "inpaint_crop_input_image"),
+        )
+    },
+    # By its own name the incumbent would read it, fail, and drop the unit: it takes no list from a text.
+    "advanced_weighting": "Layer Weights",
+    "weight_curve": "Weight Curve",
+    "negative_weight": "Negative Weight",
+    "batch_weights": "Batch Weights",
+    "hires": "Hires",
+}
+"""What an infotext carries of a unit, and what it is called there."""
+_ONLY_IF_SET = {
+    *("union_control_type", "pulid_mode", "inpaint_crop_input_image", "advanced_weighting"),
+    *("weight_curve", "negative_weight", "batch_weights", "hires"),
+}
+_MASKS = {"mask": "Mask Hash", "effective_region_mask": "Region Mask Hash"}
 
 
 def infotext(unit: ControlNetUnit) -> str:
-    """A unit as the picture's parameters tell it: "Module: canny, Model: name [hash], Weight: 1.0, ..."."""
-    return ", ".join(f"{name.replace('_', ' ').title()}: {getattr(unit, name)}" for name in _INFOTEXT)
+    """A parsed unit as the picture's parameters tell it: "Module: canny, Model: name [hash], Weight: 1.0".
+
+    The incumbent's format, which the incumbent reads; what it lacked follows where it is not the default. A
+    mask is named by the first 8 hexadecimal digits of the SHA-256 of its pixels.
+    """
+    default = ControlNetUnit()
+    told = {
+        label: _as_text(getattr(unit, name))
+        for name, label in INFOTEXT.items()
+        if name not in _ONLY_IF_SET or getattr(unit, name) != getattr(default, name)
+    }
+    masks = {label: image.read_mask(getattr(unit, name), name) for name, label in _MASKS.items()}
+    told |= {label: sha256(m.tobytes()).hexdigest()[:8] for label, m in masks.items() if m is not None}
+    return ", ".join(f"{label}: {value}" for label, value in told.items())
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    if isinstance(value, dict):
+        return urlencode(value)
+    if isinstance(value, Curve):
+        return str(value).replace(",", "")
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if set(text) & set(',:"\n') else text
