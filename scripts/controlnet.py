@@ -12,6 +12,7 @@ if PACKAGES not in sys.path:
 from controlstack import hosts  # noqa: E402
 from controlstack.faces import api, infotext, remote, settings, ui, xyz  # noqa: E402
 from controlstack.hosts import neighbours  # noqa: E402
+from controlstack.log import log  # noqa: E402
 
 HOST = hosts.current()
 RIVAL = neighbours.rival()
@@ -49,6 +50,7 @@ class Script(scripts.Script):
 
 
 if RIVAL is not None:
+    log.warning(neighbours.refusal(RIVAL))
 
     class Script(scripts.Script):
         """Says on the page why there is nothing else."""

@@ -21,7 +21,9 @@ def test_flags_are_added_once_even_beside_a_host_that_has_them() -> None:
 def test_flags_keep_their_names() -> None:
     parser = ArgumentParser()
     PRELOAD["preload"](parser)
-    assert {
-        "--controlnet-dir",
-        "--controlnet-preprocessor-cache-size",
-    } <= parser._option_string_actions.keys()
+    theirs = ("dir", "annotator-models-path", "preprocessor-models-dir", "preprocessor-cache-size")
+    theirs += ("loglevel", "tracemalloc")
+    flags = {f"--controlnet-{name}" for name in theirs} | {"--no-half-controlnet"}
+    assert flags <= parser._option_string_actions.keys()
+    read = parser.parse_args(["--controlnet-loglevel", "debug", "--no-half-controlnet"])
+    assert (read.controlnet_loglevel, read.no_half_controlnet) == ("DEBUG", True)

@@ -173,3 +173,11 @@ def test_cached_maps_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> No
         for shown in (first, first, second, first):
             cache.run(counting, shown, one.ask())
         assert len(runs) == expected
+
+
+def test_a_part_of_the_picture_is_refused_with_a_sentence(catalog: Catalog) -> None:
+    """As extensions call the UNet that paint in tiles; without units, nobody minds."""
+    part = replace(CALL, x=CALL.x[..., :6, :4])
+    with pytest.raises(ControlError, match="asked to paint 32x48 px of a picture of 64x64"):
+        session(catalog, {}).step(part)
+    assert session(catalog).step(part) is None

@@ -34,6 +34,7 @@ class Session:
     _controls: list[tuple[Plan, Control]] = field(default_factory=list)
     _networks: list[nn.Module] = field(default_factory=list)
     _services: Services | None = None
+    _cells: tuple[int, int] = (0, 0)
     _expected: set[int] = field(default_factory=set)
     _acted: set[int] = field(default_factory=set)
 
@@ -52,6 +53,7 @@ class Session:
     def begin(self, width: int, height: int, services: Services, *, hires: bool) -> None:
         """Start a sampling pass of this size in px: fit every map, load and start what acts in this pass."""
         self._controls, self._services = [], services
+        self._cells = (height // 8, width // 8)
         for plan in self.plans:
             with _naming(plan):
                 fitted = self._fit(plan, width, height, hires)
@@ -96,6 +98,8 @@ class Session:
         """What all controls do at this evaluation, None where none acts. Raises what failed before."""
         if self.failure is not None:
             raise self.failure
+        if self._controls and call.x.shape[-2:] != self._cells:
+            raise _tiled(call.x.shape[-2:], self._cells)
         acting = []
         for plan, control in self._controls:
             strength = plan.schedule.at(call)
@@ -125,6 +129,15 @@ class Session:
         ]
         self._controls, self._networks = [], []
         return idle
+
+
+def _tiled(part: Sequence[int], whole: Sequence[int]) -> ControlError:
+    (h, w), (height, width) = part, whole
+    return ControlError(
+        f"The checkpoint was asked to paint {w * 8}x{h * 8} px of a picture of {width * 8}x{height * 8}",
+        "An extension that paints in tiles is at work, and the hint is not cut with the picture",
+        "Switch off tiled painting, or disable the units",
+    )
 
 
 @contextmanager

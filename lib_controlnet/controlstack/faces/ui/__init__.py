@@ -18,3 +18,11 @@ def slots() -> list[Any]:
 
     gr.Markdown("Units come over the [HTTP API](/docs) so far; there is nothing to set on this page yet.")
     return [gr.State(ControlNetUnit()) for _ in range(MAX_UNITS + 1)]
+
+
+def notice(sentence: str) -> list[Any]:
+    """A sentence in place of the panel, without arguments."""
+    import gradio as gr
+
+    gr.Markdown(sentence)
+    return []

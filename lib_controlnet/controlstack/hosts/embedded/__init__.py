@@ -32,6 +32,7 @@ def boot(argv: Sequence[str] = ()) -> None:
     scripts.load_scripts(roots)
     script_callbacks.ui_settings_callback()
     script_callbacks.model_loaded_callback(shared.sd_model)
+    script_callbacks.before_ui_callback()
     scripts.scripts_txt2img.initialize_scripts(is_img2img=False)
     scripts.scripts_img2img.initialize_scripts(is_img2img=True)
 
@@ -50,11 +51,12 @@ def _publish_modules() -> None:
 
 def _parse(argv: Sequence[str]) -> list[Path]:
     """Read the command line with the flags that extensions add; returns the extensions' folders."""
-    from modules import script_loading
+    from modules import extensions, script_loading
     from modules.shared_cmd_options import ROOT, cmd_opts, parser
 
     data_dir = parser.parse_known_args([arg for arg in argv if arg not in ("-h", "--help")])[0].data_dir
     roots = [ROOT, *sorted(folder for folder in (data_dir / "extensions").glob("*") if folder.is_dir())]
+    extensions.extensions[:] = [extensions.Extension(root.name, str(root)) for root in roots]
     for preload in (root / "preload.py" for root in roots):
         if preload.is_file():
             script_loading.load_module(preload).preload(parser)

@@ -50,6 +50,7 @@ def _dispatcher(kind: str) -> Callable[..., None]:
 
 on_app_started, app_started_callback = _registrar("app_started"), _dispatcher("app_started")
 on_ui_settings, ui_settings_callback = _registrar("ui_settings"), _dispatcher("ui_settings")
+on_before_ui, before_ui_callback = _registrar("before_ui"), _dispatcher("before_ui")
 on_model_loaded, model_loaded_callback = _registrar("model_loaded"), _dispatcher("model_loaded")
 on_ui_tabs = _registrar("ui_tabs")
 on_before_component, before_component_callback = (
