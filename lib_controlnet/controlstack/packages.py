@@ -43,8 +43,8 @@ def bring(module: str) -> ModuleType:
 def controlnet_aux(module: str) -> ModuleType:
     """A module of huggingface/controlnet_aux, such as "hed" or "midas.midas.dpt_depth". Raises as `bring`.
 
-    Its own `__init__` imports all detectors with timm, torchvision and mediapipe, which takes seconds and fails
-    together. Here only the module itself and what it needs run, under another name, so that
+    Its own `__init__` imports all detectors with timm, torchvision and mediapipe, which takes seconds and
+    fails together. Here only the module itself and what it needs run, under another name, so that
     `import controlnet_aux` elsewhere still works.
     """
     if error := fault("controlnet_aux"):

@@ -45,4 +45,4 @@ def scribble(edges: Array) -> Array:
     lines = across, across.reshape(3, 1), falling, np.fliplr(falling).copy()
     ridge = np.any([cv2.dilate(soft, line) == soft for line in lines], axis=0)
     thin = np.where(ridge & (soft > 127), np.uint8(255), np.uint8(0))
-    return np.where(cv2.GaussianBlur(thin, (0, 0), 3.0) > 4, np.uint8(255), np.uint8(0))
+    return np.asarray(np.where(cv2.GaussianBlur(thin, (0, 0), 3.0) > 4, np.uint8(255), np.uint8(0)))
