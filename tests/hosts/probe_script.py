@@ -1,8 +1,9 @@
 """A WebUI script for the tests: it records the hooks that the host calls, and does what it is asked for.
 
 Its first argument is a dict: {"raise_in": hook} raises there, {"edit": hook} changes what that hook may
-change, {"depth": hook} sets a depth picture there, {"fail_unet": true} raises in the UNet. The record comes
-back in the job's `extra_generation_params`.
+change, {"depth": hook} sets a depth picture there, {"fail_unet": true} raises in the UNet, {"x0": what}
+listens to the denoised pictures of this job, see `listen`. The record comes back in the job's
+`extra_generation_params`.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ def hook_of(name):
         p.probe.append([name, *facts(name, p, args, kwargs)])
         if asked.get("edit") == name:
             edit(name, p, args, kwargs)
+        if name == "process" and "x0" in asked:
+            listen(p, asked["x0"])
         if asked.get("raise_in") == name:
             raise ValueError(f"the probe fails in {name}")
         if asked.get("depth") == name:
@@ -108,6 +111,8 @@ def edit(name, p, args, kwargs):
         kwargs["noise"].zero_()
     elif name == "postprocess_batch":
         kwargs["images"].fill_(1.0)
+    elif name == "post_sample":
+        args[0].samples = args[0].samples * 0 + 0.5
     elif name == "postprocess_image":
         args[0].image = Image.new("RGB", args[0].image.size, "blue")
     elif name == "on_mask_blend":
@@ -116,6 +121,35 @@ def edit(name, p, args, kwargs):
 
 def fail(module, args):
     raise RuntimeError("the probe fails in the UNet")
+
+
+def listen(p, what):
+    """Record them ("look"), set all rows or those after CFG to one value ("rows=0.5", "after=0.5"), or give
+    the negative rows the prompts' ("same")."""
+    target, _, value = what.partition("=")
+    seen = {}
+
+    def on_cfg_denoised(params):
+        steps = [params.sampling_step, params.total_sampling_steps, type(params.inner_model).__name__]
+        p.probe.append(["cfg_denoised", list(params.x.shape), steps])
+        if target == "rows":
+            params.x[:] = float(value)
+        elif target == "same":
+            params.x[len(p.prompts) :] = params.x[: len(p.prompts)]
+        seen["rows"] = params.x.clone()
+
+    def on_cfg_after_cfg(params):
+        cond, uncond = seen["rows"][: len(params.x)], seen["rows"][-len(params.x) :]
+        expected = uncond + p.cfg_scale * (cond - uncond)
+        apart = float((params.x - expected).abs().max() / params.x.abs().max())
+        p.probe.append(["cfg_after_cfg", list(params.x.shape), params.sampling_step, apart])
+        if target == "after":
+            params.x = params.x * 0 + float(value)
+
+    callbacks = [on_cfg_denoised, on_cfg_after_cfg]
+    script_callbacks.on_cfg_denoised(on_cfg_denoised)
+    script_callbacks.on_cfg_after_cfg(on_cfg_after_cfg)
+    p.close = lambda: (*map(script_callbacks.remove_callbacks_for_function, callbacks), type(p).close(p))
 
 
 def on_cfg_denoiser(params):

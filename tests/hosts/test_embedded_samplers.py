@@ -86,12 +86,6 @@ def test_what_else_a_sampler_lacks():
         "The embedded host has no zero terminal SNR for Heun; it was ignored."
     ]
     assert not samplers.lacks("Euler", "Uniform", zero_snr=True)
-    assert [bool(samplers.lacks("Euler a", "Uniform", eta=eta)) for eta in (None, 1.0, 0.5)] == [
-        False,
-        False,
-        True,
-    ]
-    assert not samplers.lacks("DDIM", "Uniform", eta=0.5)
 
 
 @pytest.mark.parametrize("sampler", samplers.SAMPLERS)
@@ -186,6 +180,46 @@ def test_eta_of_ddim():
         ).images
         assert torch.equal(pictures[-1], expected)
     assert not torch.allclose(*pictures)
+
+
+def test_eta_of_euler_a():
+    """0 is Euler, 1 diffusers' own; between them noise is split as by k-diffusion's `get_ancestral_step`."""
+    sample, output = (torch.randn(1, 4, 8, 8, generator=generator(seed)) for seed in (1, 2))
+
+    def stepped(kind, **how):
+        made = kind.from_config(TRAINED)
+        made.set_timesteps(5)
+        scaled = sample * made.init_noise_sigma
+        made.scale_model_input(scaled, made.timesteps[0])
+        return made.step(output, made.timesteps[0], scaled, return_dict=False, **how)[0], made.sigmas, scaled
+
+    ours = samplers.SAMPLERS["Euler a"].scheduler
+    torch.testing.assert_close(stepped(ours, eta=0.0)[0], stepped(diffusers.EulerDiscreteScheduler)[0])
+    theirs = stepped(diffusers.EulerAncestralDiscreteScheduler, generator=generator())[0]
+    assert torch.equal(stepped(ours, eta=1.0, generator=generator())[0], theirs)
+    found, sigmas, scaled = stepped(ours, eta=0.6, generator=generator())
+    now, then = sigmas[0], sigmas[1]
+    up = 0.6 * (then**2 * (now**2 - then**2) / now**2) ** 0.5
+    down = (then**2 - up**2) ** 0.5
+    drawn = torch.randn(1, 4, 8, 8, generator=generator())
+    torch.testing.assert_close(found, scaled + output * (down - now) + drawn * up)
+
+
+def test_eta_of_euler_a_in_a_pass():
+    """None is its usual 1, and 0 is Euler."""
+    model = Checkpoint("eta", random_nets.sd1(), dict(TRAINED)).to(CPU)
+    prompts = encode(model, ["a cat"], [""], cfg=False)
+
+    def sampled(sampler, eta):
+        drawing = generator()
+        start = pipeline.Pass(prompts, torch.randn(1, 4, 8, 8, generator=drawing), [drawing], 3, 1.0, eta=eta)
+        with torch.no_grad():
+            return pipeline.run(pipeline.build(model, sampler, start), start, lambda pipe, step: None)
+
+    whole, half = sampled("Euler a", None), sampled("Euler a", 0.5)
+    assert torch.equal(whole, sampled("Euler a", 1.0))
+    assert not torch.allclose(whole, half, atol=1e-2)
+    torch.testing.assert_close(sampled("Euler a", 0.0), sampled("Euler", None), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

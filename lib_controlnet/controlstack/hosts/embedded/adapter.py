@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from modules import call_queue, devices, paths, shared
 from torch import Tensor
 
+from controlstack.evaluation import Evaluation
 from controlstack.hosts import unet_diffusers
 from controlstack.hosts.embedded import latents
 from controlstack.hosts.webui import WebUI
+from controlstack.joints import Call
 from controlstack.layout import Base
 from controlstack.session import Session
 
@@ -55,9 +58,15 @@ class Embedded(WebUI):
         return LiveUNet(model.unet, model.pipe.scheduler, model.vae)
 
     def attach(self, p: Any, session: Session) -> ExitStack:
+        prompts = p.sampler.start.prompts
+
+        def step(call: Call) -> Evaluation | None:
+            """With the rows of prompts that AND joins."""
+            return session.step(replace(call, rows=prompts.rows(len(call.x))))
+
         return unet_diffusers.follow(
             p.sd_model.unet,
-            session.step,
+            step,
             session.joints,
             pictures=p.batch_size,
             evaluations=lambda: p.sd_model.pipe.num_timesteps,

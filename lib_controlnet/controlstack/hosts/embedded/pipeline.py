@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
 from controlstack.errors import ControlError
-from controlstack.hosts.embedded import latents, samplers
+from controlstack.hosts.embedded import composition, latents, samplers
 from controlstack.hosts.embedded.checkpoint import Checkpoint
 from controlstack.hosts.embedded.prompts import Prompts
 from controlstack.image import Array
@@ -37,6 +37,7 @@ class Pass:
     noise: "B 4 h w", of unit variance; scripts may have changed it in place
     generators: one for each picture, for samplers that draw more noise on the way
     steps: of the whole schedule
+    eta: how much of the noise of each step is drawn anew, for samplers that do; None is their usual share
     init: img2img: "B 4 h w", what the noise is added to
     strength: img2img: the share of the schedule that is run, the last part of it
     mask: inpainting: "1 1 h w", 1 is repainted, 0 is kept, between them is a blend
@@ -51,7 +52,7 @@ class Pass:
     generators: Sequence[torch.Generator]
     steps: int
     guidance: float
-    eta: float = 0.0
+    eta: float | None = None
     init: Tensor | None = None
     strength: float = 1.0
     mask: Tensor | None = None
@@ -99,7 +100,10 @@ class InpaintXL(_Inpaint, StableDiffusionXLInpaintPipeline): ...
 
 
 def build(model: Checkpoint, sampler: str, start: Pass | None = None) -> Any:
-    """The pipeline for one pass; once it runs, its `num_timesteps` is the number of UNet evaluations."""
+    """The pipeline for one pass, its `start`.
+
+    Once it runs, its `num_timesteps` is the number of UNet evaluations.
+    """
     text, image, paint = (
         (StableDiffusionXLPipeline, Img2ImgXL, InpaintXL)
         if model.is_sdxl
@@ -119,6 +123,7 @@ def build(model: Checkpoint, sampler: str, start: Pass | None = None) -> Any:
         # diffusers' own also rounds the mask, which has been done where it is wanted
         pipe.mask_processor = VaeImageProcessor(do_normalize=False, do_convert_grayscale=True)
     pipe.set_progress_bar_config(disable=True)
+    pipe.start = start
     return pipe
 
 
@@ -181,7 +186,7 @@ def run(pipe: Any, start: Pass, on_step: Callable[[Any, int], None]) -> Tensor:
         **start.prompts.arguments(),
         "num_inference_steps": start.steps,
         "guidance_scale": start.guidance,
-        "eta": start.eta,
+        "eta": getattr(pipe.scheduler, "usual_eta", 0.0) if start.eta is None else start.eta,
         "generator": list(start.generators),
         "output_type": "latent",
         "callback_on_step_end": after_step,
@@ -190,7 +195,6 @@ def run(pipe: Any, start: Pass, on_step: Callable[[Any, int], None]) -> Tensor:
     if start.init is None:
         arguments |= {"latents": start.noise, "height": height, "width": width}
     else:
-        pipe.start = start
         arguments |= {"image": start.init, "strength": start.strength}
     if start.mask is not None:
         arguments |= {
@@ -201,7 +205,11 @@ def run(pipe: Any, start: Pass, on_step: Callable[[Any, int], None]) -> Tensor:
             "height": height,
             "width": width,
         }
-    with watched(pipe.unet, _joining(start.depth)):
+    with ExitStack() as hooks:
+        if start.prompts.course is not None:
+            following = composition.Following(start.prompts.course)
+            hooks.enter_context(watched(pipe.unet, following.before, following.after))
+        hooks.enter_context(watched(pipe.unet, _joining(start.depth)))
         return pipe(**arguments).images
 
 
@@ -218,19 +226,33 @@ def _joining(depth: Tensor | None) -> Callable[[dict[str, Any]], None]:
 
 
 @contextmanager
-def watched(unet: Any, on_evaluation: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Give the arguments of every UNet call to `on_evaluation`, which may change them, before scripts."""
+def watched(
+    unet: Any,
+    before: Callable[[dict[str, Any]], None],
+    after: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[None]:
+    """Give the arguments of every UNet call to `before`, which may change them, ahead of scripts.
 
-    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+    Those who watch last see the arguments first. `after`: what the UNet says, in the order of watching.
+    """
+
+    def on_call(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
         kwargs = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
-        on_evaluation(kwargs)
+        before(kwargs)
         return (), kwargs
 
-    hook = unet.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
+    def on_answer(_: Any, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (after(output[0]), *output[1:]) if after else output
+
+    hooks = (
+        unet.register_forward_pre_hook(on_call, with_kwargs=True, prepend=True),
+        unet.register_forward_hook(on_answer),
+    )
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def img2img_steps(steps: int, strength: float, *, exact: bool = False) -> tuple[int, float]:

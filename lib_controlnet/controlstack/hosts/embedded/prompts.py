@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from controlstack.hosts.embedded import emphasis
+from controlstack.hosts import unet_diffusers
+from controlstack.hosts.embedded import emphasis, prompt_editing
 from controlstack.hosts.embedded.checkpoint import Checkpoint
+from controlstack.hosts.embedded.composition import Course, Part, Text, is_composed
+from controlstack.joints import Row
 
 CHUNK = 75
 """Tokens that CLIP reads between its two marks."""
@@ -17,12 +21,22 @@ CHUNK = 75
 
 @dataclass
 class Prompts:
-    """Encoded prompts of a batch: "B 77n D"; `pooled` is SDXL's "B P". Negative ones are None without CFG."""
+    """Encoded prompts of a batch: "B 77n D"; `pooled` is SDXL's "B P". Negative ones are None without CFG.
+
+    course: what they become on the way; then the others are the first prompts of the first evaluation
+    """
 
     cond: Tensor
     uncond: Tensor | None
     pooled: Tensor | None = None
     pooled_uncond: Tensor | None = None
+    course: Course | None = None
+
+    def rows(self, count: int) -> tuple[Row, ...]:
+        """The rows of a UNet call of so many."""
+        if self.course is not None:
+            return self.course.rows(count)
+        return unet_diffusers.rows(count, len(self.cond))
 
     def arguments(self) -> dict[str, Any]:
         """As diffusers' pipelines call them."""
@@ -43,22 +57,73 @@ class Chunk(NamedTuple):
 
 
 def encode(
-    model: Checkpoint, prompts: list[str], negatives: list[str], *, cfg: bool, clip_skip: int = 1
+    model: Checkpoint,
+    prompts: list[str],
+    negatives: list[str],
+    *,
+    cfg: bool,
+    clip_skip: int = 1,
+    evaluations: int = 1,
+    before: int = 0,
 ) -> Prompts:
     """Encode the prompts of a batch, all to the length of the longest: the others get empty chunks.
 
     clip_skip: SD1's text encoder stops at this layer from its end, 1 is the last.
+    evaluations, before: of this pass and of the first one, for `prompt_editing.course`
     SDXL was trained with zeros where all negative prompts are empty.
     """
-    zeros = model.is_sdxl and model.zero_empty and not any(negatives)
-    length = max(len(chunks(model.components["tokenizer"], text)) for text in [*prompts, *negatives])
+    parts = [
+        Part(i, weight, prompt_editing.course(text, evaluations, before))
+        for i, prompt in enumerate(prompts)
+        for text, weight in prompt_editing.joined(prompt)
+    ]
+    composed = is_composed(parts, len(prompts))
+    unwanted = [prompt_editing.course(text, evaluations, before) for text in negatives]
+    if composed or any(len(set(texts)) > 1 for texts in [*(part.texts for part in parts), *unwanted]):
+        return _moving(model, parts, unwanted if cfg or composed else [], cfg, clip_skip)
+    return _still(model, [str(part.texts[0]) for part in parts], [t[0] for t in unwanted], cfg, clip_skip)
+
+
+def _still(model: Checkpoint, prompts: list[str], negatives: list[str], cfg: bool, clip_skip: int) -> Prompts:
+    length = _longest(model, [*prompts, *negatives])
     cond, pooled = _encode(model, prompts, length, clip_skip)
     if not cfg:
         return Prompts(cond, None, pooled, None)
-    if zeros:
+    if _means_zeros(model, negatives):
         return Prompts(cond, torch.zeros_like(cond), pooled, torch.zeros_like(pooled))
     uncond, pooled_uncond = _encode(model, negatives, length, clip_skip)
     return Prompts(cond, uncond, pooled, pooled_uncond)
+
+
+def _moving(
+    model: Checkpoint, parts: list[Part], negatives: list[list[str]], cfg: bool, clip_skip: int
+) -> Prompts:
+    unwanted: list[Sequence[Text]] = [*negatives]
+    if negatives and _means_zeros(model, [text for texts in negatives for text in texts]):
+        unwanted = [[None]] * len(negatives)
+    lists = [*(part.texts for part in parts), *unwanted]
+    places = {text: n for n, text in enumerate(dict.fromkeys(text for texts in lists for text in texts))}
+    texts = [text or "" for text in places]
+    tokens, pooled = _encode(model, texts, _longest(model, texts), clip_skip)
+    if None in places:
+        tokens[places[None]] = pooled[places[None]] = 0
+    pictures = 1 + parts[-1].picture
+    course = Course(places, tokens, pooled, parts, unwanted, pictures)
+    first = [next(places[p.texts[0]] for p in parts if p.picture == i) for i in range(pictures)]
+    cond, uncond = first, [places[texts[0]] for texts in unwanted] if cfg else None
+
+    def at(rows: list[int] | None, table: Tensor | None) -> Any:
+        return None if rows is None or table is None else table[rows]
+
+    return Prompts(at(cond, tokens), at(uncond, tokens), at(cond, pooled), at(uncond, pooled), course)
+
+
+def _means_zeros(model: Checkpoint, negatives: list[str]) -> bool:
+    return model.is_sdxl and model.zero_empty and not any(negatives)
+
+
+def _longest(model: Checkpoint, texts: list[str]) -> int:
+    return max(len(chunks(model.components["tokenizer"], text)) for text in texts)
 
 
 def chunks(tokenizer: Any, prompt: str) -> list[Chunk]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from controlstack.joints import Prediction
+
 _FAIL_IN_0_31 = {
     (kind, key)
     for kind in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
@@ -19,6 +21,7 @@ class Sampler(NamedTuple):
 
     usual: the noise schedule that "Automatic" means
     options: what A1111's API says about it
+    eta_option: the setting with its share of new noise, "" where none is drawn
     """
 
     kind: str
@@ -26,6 +29,20 @@ class Sampler(NamedTuple):
     told: Mapping[str, Any] = MappingProxyType({})
     usual: str = "Uniform"
     options: Mapping[str, str] = MappingProxyType({})
+    eta_option: str = ""
+
+    def evaluations(self, steps: int) -> int:
+        """How often A1111 says that so many steps run the UNet."""
+        return steps * (2 if "second_order" in self.options else 1)
+
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler's class."""
+        import diffusers
+
+        from controlstack.hosts.embedded import schedulers
+
+        return getattr(schedulers, self.kind, None) or getattr(diffusers, self.kind)
 
     def takes(self, key: str) -> bool:
         """Whether its scheduler has this setting, and one that works."""
@@ -33,7 +50,7 @@ class Sampler(NamedTuple):
 
         if diffusers.__version__.startswith("0.31.") and (self.kind, key) in _FAIL_IN_0_31:
             return False
-        return key in inspect.signature(getattr(diffusers, self.kind).__init__).parameters
+        return key in inspect.signature(self.scheduler.__init__).parameters
 
 
 class NoiseSchedule(NamedTuple):
@@ -51,6 +68,7 @@ SAMPLERS = {
         "EulerAncestralDiscreteScheduler",
         ("k_euler_a", "k_euler_ancestral"),
         options={"uses_ensd": "True"},
+        eta_option="eta_ancestral",
     ),
     "DPM++ 2M": Sampler(
         "DPMSolverMultistepScheduler",
@@ -60,7 +78,7 @@ SAMPLERS = {
         options={"scheduler": "karras"},
     ),
     "Heun": Sampler("HeunDiscreteScheduler", ("k_heun",), options={"second_order": "True"}),
-    "DDIM": Sampler("DDIMScheduler", ("ddim",)),
+    "DDIM": Sampler("DDIMScheduler", ("ddim",), eta_option="eta_ddim"),
     "UniPC": Sampler("UniPCMultistepScheduler", ("unipc",)),
     "LCM": Sampler("LCMScheduler", ("k_lcm",)),
 }
@@ -118,18 +136,31 @@ def scheduler(
 
     What the sampler's scheduler does not know is left out; `lacks` says so beforehand.
     """
-    import diffusers
-
-    kind, told = SAMPLERS[sampler].kind, dict(SAMPLERS[sampler].told)
+    chosen = SAMPLERS[sampler]
+    told = dict(chosen.told)
     if steps == 1:
         told["timestep_spacing"] = "trailing"  # the other spacings' only step is the one with the least noise
     if zero_snr or trained.get("rescale_betas_zero_snr"):
         told |= ZERO_SNR
-    told |= {k: v for k, v in _meant(sampler, schedule).told.items() if SAMPLERS[sampler].takes(k)}
-    return getattr(diffusers, kind).from_config(trained, **told)
+    told |= {k: v for k, v in _meant(sampler, schedule).told.items() if chosen.takes(k)}
+    return chosen.scheduler.from_config(trained, **told)
 
 
-def lacks(sampler: str, schedule: str, *, zero_snr: bool = False, eta: float | None = None) -> list[str]:
+def meaning(scheduler: Any, sigma: Any) -> Prediction:
+    """What the UNet's output means to a scheduler where there is σ times as much noise as picture."""
+    signal = 1 / (1 + sigma**2) ** 0.5
+    return Prediction(signal, sigma * signal, scheduler.config.prediction_type)
+
+
+def meaning_at(scheduler: Any, evaluation: int, timestep: Any) -> Prediction:
+    """The same at the UNet's nth evaluation of a pass, counted from 0."""
+    if hasattr(scheduler, "sigmas"):  # exact where the UNet's timestep may be rounded
+        return meaning(scheduler, scheduler.sigmas[(scheduler.begin_index or 0) + evaluation])
+    alpha = scheduler.alphas_cumprod[int(timestep)]
+    return Prediction(alpha.sqrt(), (1 - alpha).sqrt(), scheduler.config.prediction_type)
+
+
+def lacks(sampler: str, schedule: str, *, zero_snr: bool = False) -> list[str]:
     """Sentences on what was asked for and this sampler cannot do."""
     chosen = SAMPLERS[sampler]
     sentences = []
@@ -139,8 +170,6 @@ def lacks(sampler: str, schedule: str, *, zero_snr: bool = False, eta: float | N
         )
     if zero_snr and not all(map(chosen.takes, ZERO_SNR)):
         sentences.append(f"The embedded host has no zero terminal SNR for {sampler}; it was ignored.")
-    if sampler == "Euler a" and eta not in (None, 1):
-        sentences.append("The embedded host runs Euler a with eta 1; another one was ignored.")
     return sentences
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
-from modules import rng, script_callbacks, shared
+from modules import cfg_callbacks, rng, shared
 from PIL import Image
 from torch import Tensor
 
@@ -175,22 +174,31 @@ class StableDiffusionProcessing:
         """Whether the noise is to end in noise alone, where the checkpoint does not say so itself."""
         return bool(shared.opts.sd_noise_schedule == "Zero Terminal SNR")
 
-    def encode_prompts(self, texts: list[str], negatives: list[str]) -> Prompts:
-        """Encode the prompts of a batch as this job wants them."""
-        return encode(self.sd_model, texts, negatives, cfg=self.cfg_scale > 1, clip_skip=self.clip_skip)
+    @property
+    def firstpass_steps(self) -> int:
+        """How many evaluations of the UNet the steps of a job mean, by which its prompts change."""
+        return samplers.SAMPLERS[str(self.sampler_name)].evaluations(self.steps)
+
+    def encode_prompts(self, texts: list[str], negatives: list[str], **course: int) -> Prompts:
+        """Encode the prompts of a batch as this job wants them; `course` as for `prompts.encode`."""
+        usual = {"clip_skip": self.clip_skip, "evaluations": self.firstpass_steps}
+        return encode(self.sd_model, texts, negatives, cfg=self.cfg_scale > 1, **(usual | course))
+
+    def _eta(self, sampler: str) -> float | None:
+        option = samplers.SAMPLERS[sampler].eta_option
+        return getattr(shared.opts, option) if option and self.eta is None else self.eta
 
     def start(self, prompts: Prompts, **settings: Any) -> pipeline.Pass:
         """A pass of this batch with the job's settings, or others, and the next noise."""
-        eta = shared.opts.eta_ddim if self.eta is None else self.eta
-        usual = {"steps": self.steps, "guidance": self.cfg_scale, "eta": eta, "zero_snr": self.zero_snr}
+        usual = {"steps": self.steps, "guidance": self.cfg_scale, "zero_snr": self.zero_snr}
         given = {"schedule": str(self.scheduler), "noise": self.rng.next(), **usual, **settings}
         return pipeline.Pass(prompts=prompts, generators=self.rng.generators, **given)
 
     def run_pass(self, start: pipeline.Pass, sampler: str) -> Tensor:
-        """One sampling pass: its hook, a diffusers pipeline, a callback at every evaluation of the UNet."""
+        """One sampling pass: its hook, a diffusers pipeline, callbacks at every evaluation of the UNet."""
         x, c = start.noise if start.init is None else start.init, start.prompts
-        start = pipeline.for_checkpoint(self.sd_model, start)
-        for sentence in samplers.lacks(sampler, start.schedule, zero_snr=start.zero_snr, eta=self.eta):
+        start = replace(pipeline.for_checkpoint(self.sd_model, start), eta=self._eta(sampler))
+        for sentence in samplers.lacks(sampler, start.schedule, zero_snr=start.zero_snr):
             self.comment(sentence)
         shared.state.sampling_step = 0
         pipe = self.sampler = self.sd_model.pipe = pipeline.build(self.sd_model, sampler, start)
@@ -198,36 +206,11 @@ class StableDiffusionProcessing:
         depth = None if self.depth_map is None else np.asarray(self.depth_map.convert("L"))
         start = pipeline.with_depth(self.sd_model, start, depth)
 
-        def on_evaluation(called: dict[str, Any]) -> None:
-            shared.state.sampling_steps = pipe.num_timesteps
-            shared.state.current_latent = called["sample"][-len(start.noise), :opt_C]
-            _cfg_denoiser(called, len(start.noise), pipe)
-
         def on_step(running: Any, step: int) -> None:
             shared.state.sampling_step = step + 1
             if shared.state.interrupted or shared.state.skipped:
                 running._interrupt = True  # the way out that diffusers documents for callbacks
 
-        with pipeline.watched(self.sd_model.unet, on_evaluation):
+        with cfg_callbacks.Evaluations(pipe).watched():
             self.latents_after_sampling = pipeline.run(pipe, start, on_step)
         return self.latents_after_sampling
-
-
-def _cfg_denoiser(called: dict[str, Any], batch: int, pipe: Any) -> None:
-    """Fire A1111's callback with the arguments of a UNet call, and let it change them."""
-    sample, context = called["sample"], called["encoder_hidden_states"]
-    alpha = pipe.scheduler.alphas_cumprod[torch.as_tensor(called["timestep"]).cpu().round().long()]
-    params = script_callbacks.CFGDenoiserParams(
-        x=sample[:, :opt_C],
-        image_cond=sample[:, opt_C:] if sample.shape[1] > opt_C else None,
-        sigma=((1 - alpha) / alpha).sqrt().to(sample).expand(len(sample)),
-        sampling_step=shared.state.sampling_step,
-        total_sampling_steps=pipe.num_timesteps,
-        text_cond=context[-batch:],
-        text_uncond=context[:-batch] if len(context) > batch else None,
-        denoiser=pipe,
-    )
-    script_callbacks.cfg_denoiser_callback(params)
-    images, texts = (params.x, params.image_cond), (params.text_uncond, params.text_cond)
-    called["sample"] = torch.cat([part for part in images if part is not None], dim=1)
-    called["encoder_hidden_states"] = torch.cat([part for part in texts if part is not None])

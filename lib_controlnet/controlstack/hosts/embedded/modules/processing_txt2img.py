@@ -107,15 +107,16 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             self, **self.batch_facts(), extra_network_data=self.extra_network_data
         )
         count = len(self.prompts)
+        sampler, schedule = samplers.split(self.hr_sampler_name or self.sampler_name)
+        steps = self.hr_second_pass_steps or self.steps
         prompts = self.encode_prompts(
             [self.hr_prompt] * count if self.hr_prompt else self.prompts,
             [self.hr_negative_prompt] * count if self.hr_negative_prompt else self.negative_prompts,
+            evaluations=samplers.SAMPLERS[str(sampler)].evaluations(steps),
+            before=self.firstpass_steps,
         )
         self.scripts.before_hr(self)
-        steps, strength = pipeline.img2img_steps(
-            self.hr_second_pass_steps or self.steps, self.denoising_strength or 0.0, exact=True
-        )
-        sampler, schedule = samplers.split(self.hr_sampler_name or self.sampler_name)
+        steps, strength = pipeline.img2img_steps(steps, self.denoising_strength or 0.0, exact=True)
         schedule = schedule or self.hr_scheduler or str(self.scheduler)
         start = self.start(prompts, init=enlarged, steps=steps, strength=strength, schedule=schedule)
         refined = self.run_pass(start, str(sampler))

@@ -15,9 +15,10 @@ _registered: dict[str, list[Callable[..., Any]]] = {}
 class CFGDenoiserParams:
     """One UNet evaluation. Scripts may replace x and the conditionings.
 
-    x: "R 4 h w", the rows as the UNet sees them: first those of the negative prompt, none without CFG
+    x: "R 4 h w", as the UNet sees them: the rows of the prompts, then, with CFG, of the negative ones
     sigma: "R", the noise level
-    text_cond, text_uncond: "B L D"; text_uncond is None without CFG
+    text_cond, text_uncond: "P L D" of the prompts, more than pictures where AND joins them, and "B L D";
+        text_uncond is None without CFG
     """
 
     x: Any
@@ -28,6 +29,33 @@ class CFGDenoiserParams:
     text_cond: Any
     text_uncond: Any
     denoiser: Any = None
+
+
+@dataclass
+class CFGDenoisedParams:
+    """What one evaluation made of x.
+
+    x: "R 4 h w", the denoised pictures x0, in the order of rows above; changed in place
+    inner_model: the UNet
+    """
+
+    x: Any
+    sampling_step: int
+    total_sampling_steps: int
+    inner_model: Any
+
+
+@dataclass
+class AfterCFGCallbackParams:
+    """The same after CFG. Scripts may replace x, "B 4 h w"; the step goes on from it.
+
+    output_altered: some scripts say so; it changes nothing
+    """
+
+    x: Any
+    sampling_step: int
+    total_sampling_steps: int
+    output_altered: bool = False
 
 
 def _registrar(kind: str) -> Callable[..., None]:
@@ -59,7 +87,14 @@ on_before_component, before_component_callback = (
 )
 on_after_component, after_component_callback = _registrar("after_component"), _dispatcher("after_component")
 on_infotext_pasted, infotext_pasted_callback = _registrar("infotext_pasted"), _dispatcher("infotext_pasted")
+on_cfg_denoised, cfg_denoised_callback = _registrar("cfg_denoised"), _dispatcher("cfg_denoised")
+on_cfg_after_cfg, cfg_after_cfg_callback = _registrar("cfg_after_cfg"), _dispatcher("cfg_after_cfg")
 on_cfg_denoiser, cfg_denoiser_callback = _registrar("cfg_denoiser"), _dispatcher("cfg_denoiser")
+
+
+def is_listened_to(kind: str) -> bool:
+    """Whether any script has registered for it."""
+    return bool(_registered.get(kind))
 
 
 def ui_tabs_callback() -> list[tuple[Any, str, str]]:

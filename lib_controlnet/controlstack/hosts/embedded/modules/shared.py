@@ -17,6 +17,7 @@ opts = options.Options()
 opts.add_option("sd_model_checkpoint", OptionInfo("", "Checkpoint"))
 opts.add_option("CLIP_stop_at_last_layers", OptionInfo(1, "Clip skip: SD1 reads prompts up to this layer"))
 opts.add_option("eta_ddim", OptionInfo(0.0, "Eta for DDIM"))
+opts.add_option("eta_ancestral", OptionInfo(1.0, "Eta for Euler a"))
 opts.add_option("sd_noise_schedule", OptionInfo("Default", "Noise schedule: Default or Zero Terminal SNR"))
 
 state = shared_state.State()
