@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from controlstack import plan, preprocess
+from controlstack import family, plan, preprocess
 from controlstack.catalog import Catalog
 from controlstack.errors import ControlError
 from controlstack.families.controlnet import Network
+from controlstack.family import Family, Start
 from controlstack.hosts import unet_diffusers
-from controlstack.joints import Call, Row, RowKind
+from controlstack.joints import Call, Control, Residuals, Row, RowKind
+from controlstack.preprocess import Ask, Embedding, Preprocessor
 from controlstack.session import Session
 from controlstack.sources import Job
 from controlstack.unit import parse
@@ -181,3 +183,48 @@ def test_a_part_of_the_picture_is_refused_with_a_sentence(catalog: Catalog) -> N
     with pytest.raises(ControlError, match="asked to paint 32x48 px of a picture of 64x64"):
         session(catalog, {}).step(part)
     assert session(catalog).step(part) is None
+
+
+class Seen(Control):
+    """Adds what its pictures' embeddings say."""
+
+    def __init__(self, embeddings: tuple[Embedding, ...]) -> None:
+        self.level = torch.stack([embedding["mean"] for embedding in embeddings]).mean()
+
+    def residuals(self, call: Call) -> Residuals:
+        return Residuals(middle=self.level.expand(len(call.rows), 128, 1, 1))
+
+
+class Looking(Family):
+    """A family without a file that reads embeddings, several of them."""
+
+    name = "looking"
+
+    def begin(self, start: Start) -> Control:
+        return Seen(start.embeddings)
+
+
+def test_families_that_read_embeddings_get_one_for_each_picture(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+
+    def mean(image: np.ndarray, ask: Ask) -> Embedding:
+        looked.append(1)
+        return {"mean": torch.tensor(float(image.mean()))}
+
+    look = Preprocessor("look", lambda image, ask: image, "look", embed=mean, companion="looking")
+    monkeypatch.setitem(preprocess._shelf, "look", look)
+    monkeypatch.setitem(family._families, "looking", Looking())
+    pictures = [picture(1), picture(2)]
+    given = [{"image": one} for one in pictures]
+    made = session(catalog, {"module": "look", "model": "None", "image": given})
+    made.begin(SIZE, SIZE, LIVE, hires=False)
+    expected = np.mean([one.mean() for one in pictures])
+    assert float(middle(made).mean()) == pytest.approx(expected)
+    assert len(looked) == 2, "an embedding is made once, whatever the passes"
+
+    with pytest.raises(ControlError, match="makes embeddings, but 'net0' reads a map"):
+        session(catalog, {"module": "look"})
+    with pytest.raises(ControlError, match="It got 2 pictures"):
+        session(catalog, {"image": given})

@@ -15,6 +15,7 @@ from controlstack.errors import ControlError
 from controlstack.image import Array
 from controlstack.joints import Control, Services
 from controlstack.layout import Base
+from controlstack.preprocess import Embedding
 from controlstack.unit import ControlNetUnit
 from controlstack.weights import Header
 
@@ -28,6 +29,7 @@ class Match:
     layers: how many per-layer weights a unit may give, None if it may give none
     of_checkpoint: the network is made of the checkpoint's weights too, and only good for that checkpoint
     cond_only: acts on the rows of the positive prompt only, in every control mode
+    embeddings: reads what `Preprocessor.embed` makes, not a map
     detail: the family's own reading of the file
     """
 
@@ -37,6 +39,7 @@ class Match:
     layers: int | None = None
     of_checkpoint: bool = False
     cond_only: bool = False
+    embeddings: bool = False
     detail: object = field(default=None, repr=False)
 
 
@@ -48,6 +51,7 @@ class Start:
     hint: "1 3 H W" at the size of the pass, px, 0..1, or -1 where an inpaint hint is masked
     map: the same as the preprocessor made it, uint8 "H W 3", or "H W 4" with the mask behind the colours
     unit: what the user asked for
+    embeddings: one for each of the unit's pictures, for families that read them
     """
 
     model: nn.Module
@@ -57,6 +61,7 @@ class Start:
     unit: ControlNetUnit
     services: Services
     hires: bool = False
+    embeddings: tuple[Embedding, ...] = ()
 
 
 class Family(ABC):
@@ -100,6 +105,12 @@ def called(name: str) -> Family | None:
     """The family of this name."""
     _load_rooms()
     return _families.get(name)
+
+
+def everything() -> list[Family]:
+    """All families."""
+    _load_rooms()
+    return list(_families.values())
 
 
 @cache

@@ -13,7 +13,7 @@ from controlstack.errors import ControlError
 from controlstack.family import Match
 from controlstack.image import Array
 from controlstack.layout import Base
-from controlstack.preprocess import Ask, Preprocessor
+from controlstack.preprocess import Ask, Embedding, Preprocessor
 from controlstack.schedule import RegionMask, Schedule
 from controlstack.sources import Job, Source
 from controlstack.unit import ControlNetUnit, HiResFixOption, in_hires
@@ -52,13 +52,21 @@ class Plan:
         """The detected map, uint8 "h w 3|4", at the preprocessor's own size."""
         return maps.run(self.preprocessor, self.source.picture.rgb, self.ask)
 
+    def embeddings(self, cache: preprocess.Cache) -> tuple[Embedding, ...]:
+        """What the preprocessor knows of each picture, for families that read no map."""
+        if self.preprocessor.embed is None:
+            return ()
+        pictures = (self.source.picture, *self.source.more)
+        return tuple(cache.embed(self.preprocessor, picture.rgb, self.ask) for picture in pictures)
+
 
 def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Plan:
     """Raises ControlError, naming the unit, for anything that cannot work."""
     try:
         preprocessor = preprocess.find(unit.module)
         matches = _matches(unit, preprocessor, job.base, catalog)
-        source = sources.choose(unit, job, wants_mask=preprocessor.accepts_mask)
+        many = preprocessor.embed is not None
+        source = sources.choose(unit, job, wants_mask=preprocessor.accepts_mask, many=many)
         schedule = _schedule(unit, preprocessor, matches[0], job)
         ask = _ask(unit, preprocessor, source, job)
         model = "None" if matches[0].header is None else catalog.name(matches[0].header.path)
@@ -73,7 +81,15 @@ def _matches(unit: ControlNetUnit, preprocessor: Preprocessor, base: Base, catal
     companion = family.called(preprocessor.companion)
     beside = [companion.beside(base)] if companion else []
     if unit.model != "None":
-        return [_match(unit.model, base, catalog), *beside]
+        match = _match(unit.model, base, catalog)
+        if match.embeddings != (preprocessor.embed is not None):
+            reads, makes = ("embeddings", "a map") if match.embeddings else ("a map", "embeddings")
+            raise ControlError(
+                f"The preprocessor {preprocessor.label!r} makes {makes}, but {unit.model!r} reads {reads}",
+                "",
+                "Choose a preprocessor of the model's control type",
+            )
+        return [match, *beside]
     if not beside:
         raise ControlError(
             "It is enabled but has no model",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import blake2b
 from importlib import import_module
+from typing import TypeAlias
+
+from torch import Tensor
 
 from controlstack import packages, rooms
 from controlstack.downloads import File
@@ -61,10 +64,15 @@ class Ask:
     networks: Networks = field(default_factory=Networks, compare=False, repr=False)
 
 
+Embedding: TypeAlias = Mapping[str, Tensor]
+"""What a network knows of a picture: tensors by the names that its preprocessor and families agree on."""
+
+
 @dataclass(frozen=True)
 class Preprocessor:
     """One preprocessor: `run` makes a map, uint8 "h w 3|4", of a picture, uint8 "H W 3" RGB.
 
+    embed: makes what families read instead of a map; `run` then makes what people are shown
     name, label: what the API says and what people see; both are found
     control_types: the control types that offer it
     priority: order within a control type, higher first
@@ -75,6 +83,7 @@ class Preprocessor:
     companion: the family that has to act beside the model, by name
     network: what looks at the picture, for the documentation
     files: the network's weights
+    instead: weights taken in place of these where the user has put them
     packages: what has to be installed beside torch, NumPy and OpenCV
     blocked: why it cannot run at all yet, and how to mend that
     """
@@ -96,8 +105,10 @@ class Preprocessor:
     companion: str = ""
     network: str = ""
     files: tuple[File, ...] = ()
+    instead: tuple[File, ...] = ()
     packages: tuple[str, ...] = ()
     blocked: ControlError | None = None
+    embed: Callable[[Array, Ask], Embedding] | None = None
 
     def ask(
         self,
@@ -164,7 +175,8 @@ def unavailable(preprocessor: Preprocessor, networks: Networks) -> ControlError 
     """
     faults = [preprocessor.blocked]
     faults += [packages.fault(package) for package in preprocessor.packages]
-    faults += [networks.store.fault(file) for file in preprocessor.files]
+    if not any(networks.store.find(file) for file in preprocessor.instead):
+        faults += [networks.store.fault(file) for file in preprocessor.files]
     error = next((fault for fault in faults if fault), None)
     if error is None:
         return None
@@ -182,6 +194,7 @@ class Cache:
         self.size = 16 if size is None else size
         self.networks = networks or Networks()
         self._maps: OrderedDict[tuple[object, ...], Array] = OrderedDict()
+        self._embeddings: OrderedDict[tuple[object, ...], Embedding] = OrderedDict()
 
     def run(self, preprocessor: Preprocessor, image: Array, ask: Ask) -> Array:
         """`preprocessor.run`, or its result from before. The map is shared: treat it as read-only.
@@ -190,7 +203,7 @@ class Cache:
         needs is not here.
         """
         check_shape(image, max(ask.resolution, RESOLUTION.value))
-        key = (preprocessor.name, _digest(image), ask.resolution, ask.a, ask.b, ask.seed, _digest(ask.mask))
+        key = _key(preprocessor, image, ask)
         if key in self._maps:
             self._maps.move_to_end(key)
             return self._maps[key]
@@ -203,8 +216,27 @@ class Cache:
             self._maps.popitem(last=False)
         return result
 
+    def embed(self, preprocessor: Preprocessor, image: Array, ask: Ask) -> Embedding:
+        """`preprocessor.embed`, or its result from before, on the CPU. Raises ControlError as `run` does."""
+        if preprocessor.embed is None:
+            raise ControlError(f"The preprocessor {preprocessor.label!r} makes a map, no embedding")
+        key = _key(preprocessor, image, ask)
+        if key not in self._embeddings:
+            if error := unavailable(preprocessor, self.networks):
+                raise error
+            made = preprocessor.embed(image, replace(ask, networks=self.networks))
+            self._embeddings[key] = {name: tensor.cpu() for name, tensor in made.items()}
+        self._embeddings.move_to_end(key)
+        while len(self._embeddings) > max(self.size, 1):
+            self._embeddings.popitem(last=False)
+        return self._embeddings[key]
+
     def _taken(self) -> int:
         return sum(map_.nbytes for map_ in self._maps.values())
+
+
+def _key(preprocessor: Preprocessor, image: Array, ask: Ask) -> tuple[object, ...]:
+    return preprocessor.name, _digest(image), ask.resolution, ask.a, ask.b, ask.seed, _digest(ask.mask)
 
 
 def check_shape(image: Array, reach: float) -> None:

@@ -18,6 +18,7 @@ from controlstack.image import Array
 from controlstack.joints import Call, Control, Services, joints
 from controlstack.log import log
 from controlstack.plan import Plan
+from controlstack.preprocess import Embedding
 from controlstack.weights import Loaded, stamp
 
 
@@ -31,6 +32,7 @@ class Session:
     failure: Exception | None = None
     _fitted: dict[tuple[int, bool], Array] = field(default_factory=dict)
     _detected: dict[int, Array] = field(default_factory=dict)
+    _embedded: dict[int, tuple[Embedding, ...]] = field(default_factory=dict)
     _controls: list[tuple[Plan, Control]] = field(default_factory=list)
     _networks: list[nn.Module] = field(default_factory=list)
     _services: Services | None = None
@@ -49,6 +51,7 @@ class Session:
         for plan in self.plans:
             with _naming(plan):
                 self._detected[plan.index] = plan.map(self.cache)
+                self._embedded[plan.index] = plan.embeddings(self.cache)
 
     def begin(self, width: int, height: int, services: Services, *, hires: bool) -> None:
         """Start a sampling pass of this size in px: fit every map, load and start what acts in this pass."""
@@ -60,8 +63,10 @@ class Session:
                 if not plan.schedule.acts_in(hires=hires):
                     continue
                 for match in plan.matches:
-                    network = self._network(match, services)
-                    start = Start(network, match, image.hint(fitted), fitted, plan.unit, services, hires)
+                    start = Start(
+                        *(self._network(match, services), match, image.hint(fitted), fitted, plan.unit),
+                        *(services, hires, self._embedded[plan.index]),
+                    )
                     self._controls.append((plan, match.family.begin(start)))
                 self._expected.add(plan.index)
 

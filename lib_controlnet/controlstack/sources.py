@@ -38,18 +38,26 @@ class Job:
 
 @dataclass(frozen=True)
 class Source:
-    """A unit's picture and how it will be fitted to the job."""
+    """A unit's picture and how it will be fitted to the job.
+
+    more: further pictures, for families that read several
+    """
 
     picture: Picture
     resize: ResizeMode
+    more: tuple[Picture, ...] = ()
 
 
-def choose(unit: ControlNetUnit, job: Job, *, wants_mask: bool) -> Source:
+def choose(unit: ControlNetUnit, job: Job, *, wants_mask: bool, many: bool = False) -> Source:
     """The unit's own picture, or else that of img2img, cropped with it when only the mask is painted.
+
+    many: whether it may bring several
 
     Raises ControlError when there is none, or when it cannot be read.
     """
     own = image.inputs(unit.image, None if unit.image is None else unit.mask)
+    if len(own) > 1 and many:
+        return Source(own[0], unit.resize_mode, tuple(own[1:]))
     if len(own) > 1:
         raise ControlError(
             f"It got {len(own)} pictures",
