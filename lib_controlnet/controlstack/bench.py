@@ -1,6 +1,7 @@
 """What control costs in time and memory, beside diffusers' own pipelines: `python -m controlstack.bench`.
 
-`docs/benchmark.md` says what is measured and how to read it.
+`docs/benchmark.md` says what is measured and how to read it. `python -m controlstack.bench adherence`
+measures how well pictures follow their hints instead.
 """
 
 from __future__ import annotations
@@ -403,7 +404,13 @@ def plot(results: Results, clock: str, path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print; write results.json, results.md and added.png."""
-    setting, out = _read(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["adherence"]:
+        from controlstack.train.demo import adherence
+
+        adherence.main(given[1:])
+        return
+    setting, out = _read(given)
     with TemporaryDirectory() as folder:
         models = Path(folder)
         write_models(setting, models)

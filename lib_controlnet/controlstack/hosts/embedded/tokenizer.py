@@ -20,15 +20,20 @@ def clip(pad: str = "<|endoftext|>") -> CLIPTokenizer:
     """The tokenizer of CLIP ViT-L; OpenCLIP's differs in what it pads with, `pad="!"` (token 0)."""
     from transformers import CLIPTokenizer
 
-    merges = _merges()
-    vocabulary = {token: i for i, token in enumerate(_tokens(merges))}
     with TemporaryDirectory() as folder:  # transformers 4 wants files and 5 wants objects; both read a folder
-        Path(folder, "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-        lines = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)])
-        Path(folder, "merges.txt").write_text(lines + "\n", encoding="utf-8")
+        write(Path(folder))
         return CLIPTokenizer.from_pretrained(
             folder, local_files_only=True, model_max_length=77, pad_token=pad
         )
+
+
+def write(folder: Path) -> None:
+    """Write the vocabulary as `vocab.json` and `merges.txt`, which every version of transformers reads."""
+    merges = _merges()
+    vocabulary = {token: i for i, token in enumerate(_tokens(merges))}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    lines = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)])
+    (folder / "merges.txt").write_text(lines + "\n", encoding="utf-8")
 
 
 def _merges() -> list[tuple[str, ...]]:

@@ -1,0 +1,1 @@
+"""The demo models: small nets that paint shaded solids, and the ControlNets that steer them."""

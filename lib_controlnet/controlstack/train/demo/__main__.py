@@ -1,0 +1,39 @@
+"""`python -m controlstack.train.demo`: make the demo models from seeds, stage by stage.
+
+Each stage goes on where it was killed, and is skipped once its file says that it is through. What is measured
+of the models is in docs/demo-models.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from controlstack.train.demo import make
+
+
+def main() -> int:
+    asked = _arguments()
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    torch.set_num_threads(asked.threads)
+    asked.work.mkdir(parents=True, exist_ok=True)
+    for name in asked.stages or list(make.STAGES):
+        make.STAGES[name](asked.work)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m controlstack.train.demo", description=__doc__)
+    parser.add_argument("stages", nargs="*", choices=[[], *make.STAGES], help="only these, in this order")
+    parser.add_argument("--work", type=Path, default=Path("outputs/train-demo"), help="where states are kept")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""How well pictures follow their hints: `python -m controlstack.bench adherence`.
+
+For each kind of ControlNet that is there: with the scene's own hint, with another scene's, without control,
+and the ceiling, which is what the VAE leaves of the true picture; with the scene's caption and with an empty
+prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from controlstack.image import Array
+from controlstack.train.demo import control, dataset, files, readouts
+from controlstack.train.demo.painter import Painter
+from controlstack.train.demo.scenes import CLASS_COLOURS, Scene, scene
+
+Score = Callable[[Array, Scene], float]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of control: its unit for a scene, and how well a picture agrees with a scene."""
+
+    name: str
+    measure: str
+    unit: Callable[[Scene], Mapping[str, Any]]
+    score: Score
+
+
+def kinds(reader: readouts.Reader) -> dict[str, Kind]:
+    """All that can be measured."""
+
+    def depth(picture: Array, truth: Scene) -> float:
+        return readouts.rank_correlation(reader.read(picture[None])[0][0], readouts.cells(truth.depth))
+
+    def classes(picture: Array, truth: Scene) -> float:
+        return readouts.mean_iou(reader.read(picture[None])[1][0], readouts.cells(truth.classes))
+
+    found = (
+        Kind("canny", f"edge F1 at {readouts.REACH:.0f} px", _canny, _edges),
+        Kind("depth", "rank correlation of depth", _depth, depth),
+        Kind("segmentation", "mean IoU of classes", _segmentation, classes),
+        Kind("openpose", "mean IoU of classes", _openpose, classes),
+    )
+    return {kind.name: kind for kind in found}
+
+
+def _unit(name: str, picture: Array, module: str = "none") -> dict[str, Any]:
+    return {"model": files.controlnet(name), "module": module, "image": picture}
+
+
+def _canny(truth: Scene) -> dict[str, Any]:
+    return _unit("canny", truth.picture, "canny")
+
+
+def _depth(truth: Scene) -> dict[str, Any]:
+    return _unit("depth", np.repeat(np.rint(truth.depth * 255).astype(np.uint8)[..., None], 3, -1))
+
+
+def _segmentation(truth: Scene) -> dict[str, Any]:
+    return _unit("segmentation", np.asarray(CLASS_COLOURS, np.uint8)[truth.classes])
+
+
+def _openpose(truth: Scene) -> dict[str, Any]:
+    return _unit("openpose", control.drawn(truth.people))
+
+
+def _edges(picture: Array, truth: Scene) -> float:
+    return readouts.edge_f1(dataset.edges(picture) > 0, dataset.edges(truth.picture) > 0)
+
+
+def measure(paint: Painter, kind: Kind, count: int, weights: Sequence[float]) -> dict[str, Any]:
+    """Means over `count` held-out scenes, the other hint being the next one's; for prompts full and empty."""
+    scenes = [scene(dataset.HELD_OUT + number) for number in range(count)]
+    result: dict[str, Any] = {
+        "measure": kind.measure,
+        "scenes": count,
+        "true pictures": _mean(kind.score(one.picture, one) for one in scenes),
+        "ceiling": _mean(kind.score(paint.reconstruct(one.picture), one) for one in scenes),
+        "prompts": {},
+    }
+    for prompts in ("full", "empty"):
+        sums: dict[str, list[float]] = {"own hint": [], "other hint": [], "no control": []}
+        for number, one in enumerate(scenes):
+            prompt = one.caption if prompts == "full" else ""
+            made = paint(prompt, [kind.unit(one)], seed=number)
+            sums["own hint"].append(kind.score(made, one))
+            sums["other hint"].append(kind.score(made, scenes[(number + 1) % count]))
+            sums["no control"].append(kind.score(paint(prompt, seed=number), one))
+        result["prompts"][prompts] = {name: _mean(values) for name, values in sums.items()}
+    result["weights"] = {
+        weight: _mean(
+            kind.score(paint(one.caption, [{**kind.unit(one), "weight": weight}], seed=number), one)
+            for number, one in enumerate(scenes[: max(1, count // 4)])
+        )
+        for weight in weights
+    }
+    return result
+
+
+def plot(results: Mapping[str, Any], file: Path) -> None:
+    """Above, bars from 0 to 1 for each kind and prompt; below, how scores rise with the weight."""
+    bars = {"own hint": "#4477aa", "other hint": "#cc3311", "no control": "#999999", "ceiling": "#dddddd"}
+    rows = [(name, prompt) for name, one in results.items() for prompt in one["prompts"]]
+    left, long, high = 190, 560, 200
+    picture = Image.new("RGB", (left + long + 60, 40 + 74 * len(rows) + high + 60), "white")
+    draw = ImageDraw.Draw(picture)
+    for place, (bar, colour) in enumerate(bars.items()):
+        draw.rectangle((left + 110 * place, 12, left + 110 * place + 10, 22), colour)
+        draw.text((left + 110 * place + 16, 10), bar, "black")
+    for row, (name, prompt) in enumerate(rows):
+        top = 40 + 74 * row
+        values = {**results[name]["prompts"][prompt], "ceiling": results[name]["ceiling"]}
+        draw.text((10, top), f"{name}, {prompt} prompt", "black")
+        draw.text((10, top + 16), results[name]["measure"], "#666666")
+        for place, (bar, colour) in enumerate(bars.items()):
+            end = left + long * max(0.0, values[bar])
+            draw.rectangle((left, top + 15 * place, end, top + 15 * place + 11), colour)
+            draw.text((end + 6, top + 15 * place), f"{values[bar]:.2f}", "black")
+    foot = picture.height - 30
+    draw.line((left, foot, left + long, foot), "black")
+    for name, result in results.items():
+        points = [(float(weight), value) for weight, value in result["weights"].items()]
+        spots = [(left + long * weight, foot - high * max(0.0, value)) for weight, value in points]
+        draw.line(spots, "#4477aa", 2)
+        draw.text((10, spots[-1][1]), f"{name} over weight 0 to 1", "black")
+        for (_, value), (x, y) in zip(points, spots, strict=True):
+            draw.text((x - 8, y - 14), f"{value:.2f}", "black")
+    picture.save(file)
+
+
+def table(results: Mapping[str, Any]) -> str:
+    lines = [
+        "| kind | measure | prompt | own hint | other hint | no control | ceiling |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        for prompt, values in result["prompts"].items():
+            numbers = [values[key] for key in ("own hint", "other hint", "no control")] + [result["ceiling"]]
+            cells = " | ".join(f"{number:.2f}" for number in numbers)
+            lines.append(f"| {name} | {result['measure']} | {prompt} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, print, and write adherence.json, adherence.md and adherence.png."""
+    parser = argparse.ArgumentParser(prog="python -m controlstack.bench adherence", description=__doc__)
+    parser.add_argument("kinds", nargs="*", help="only these")
+    parser.add_argument("--scenes", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--models", type=Path, default=files.FOLDER)
+    parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
+    asked = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    paint = Painter(asked.models, asked.steps)
+    all_kinds = kinds(readouts.load(asked.models / f"{files.READER}.safetensors"))
+    present = {
+        name: kind
+        for name, kind in all_kinds.items()
+        if (asked.models / files.CONTROLNETS / f"{files.controlnet(name)}.safetensors").exists()
+        and name in (asked.kinds or all_kinds)
+    }
+    weights = (0.0, 0.25, 0.5, 0.75, 1.0)
+    results = {name: measure(paint, kind, asked.scenes, weights) for name, kind in present.items()}
+    asked.out.mkdir(parents=True, exist_ok=True)
+    (asked.out / "adherence.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (asked.out / "adherence.md").write_text(table(results), encoding="utf-8")
+    plot(results, asked.out / "adherence.png")
+    sys.stdout.write(table(results))
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(list(values)))

@@ -1,0 +1,158 @@
+"""The stages that make the demo models: VAE, encoded scenes, base, ControlNets, files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from controlstack.hosts.embedded import tokenizer
+from controlstack.train import encoder_copy
+from controlstack.train.demo import base, control, dataset, files, readouts, stage, vae
+from controlstack.train.demo.scenes import scene
+
+SCENES = 20_000
+VAE_SCENES = 6_000
+VAE_CROPS, VAE_WHOLE = 1_500, 450
+"""Steps on crops of 64 px, eight at a time, and then on whole pictures, four at a time."""
+BASE_STEPS = 3_400
+CONTROL_STEPS = 2_000
+READER_SCENES, READER_STEPS = 1_500, 900
+RATE = 2e-3
+CONTROL_RATE = 1e-3
+
+
+def train_vae(work: Path) -> None:
+    """20 minutes of one CPU core."""
+    torch.manual_seed(0)
+    autoencoder = vae.build()
+    pictures = np.stack([scene(seed).picture for seed in range(VAE_SCENES)])
+    steps = VAE_CROPS + VAE_WHOLE
+    stage.train(
+        work / "vae.pt",
+        {"vae": autoencoder},
+        lambda step: vae.loss(autoencoder, _crops(pictures, step, whole=step >= VAE_CROPS)),
+        steps,
+        RATE,
+    )
+    with torch.no_grad():
+        found = [vae.encode(autoencoder, dataset.tensor(pictures[at : at + 20])) for at in range(0, 1000, 20)]
+    vae.normalise(autoencoder, torch.cat(found))
+    torch.save(autoencoder.state_dict(), work / "vae.done.pt")
+
+
+def trained_vae(work: Path) -> Any:
+    autoencoder = vae.build()
+    autoencoder.load_state_dict(torch.load(work / "vae.done.pt", weights_only=True))
+    return autoencoder.eval().requires_grad_(False)
+
+
+def encode_scenes(work: Path) -> None:
+    dataset.make(work / "scenes", trained_vae(work), SCENES)
+
+
+def train_base(work: Path) -> None:
+    """40 minutes of one CPU core."""
+    torch.manual_seed(0)
+    unet, text_encoder = base.build_unet(), base.build_text_encoder()
+    scenes = dataset.load(work / "scenes")
+    loss = base.Loss(unet, text_encoder, scenes, tokens(list(scenes.captions)), tokens([""]))
+    vocabulary = text_encoder.get_input_embeddings().weight
+    nets = {"unet": unet, "text_encoder": text_encoder}
+    stage.train(work / "base.pt", nets, loss, BASE_STEPS, RATE, plain=(vocabulary,))
+    torch.save({name: net.state_dict() for name, net in nets.items()}, work / "base.done.pt")
+
+
+def trained_base(work: Path) -> tuple[Any, Any]:
+    """UNet and text encoder."""
+    unet, text_encoder = base.build_unet(), base.build_text_encoder()
+    state = torch.load(work / "base.done.pt", weights_only=True)
+    for net, name in ((unet, "unet"), (text_encoder, "text_encoder")):
+        net.load_state_dict(state[name])
+        net.eval().requires_grad_(False)
+    return unet, text_encoder
+
+
+def train_reader(work: Path) -> None:
+    """The net that reads depth and classes, on true pictures and on their reconstructions."""
+    torch.manual_seed(0)
+    reader, autoencoder = readouts.Reader(), trained_vae(work)
+    made = [scene(seed) for seed in range(READER_SCENES)]
+    pictures = [one.picture for one in made]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        again = [
+            vae.decode(autoencoder, vae.encode(autoencoder, dataset.tensor(pictures[at : at + 20]))).float()
+            for at in range(0, len(pictures), 20)
+        ]
+    seen = torch.cat([dataset.tensor(pictures), *again]).bfloat16()
+    depth = torch.from_numpy(readouts.cells(np.stack([one.depth for one in made])))
+    classes = torch.from_numpy(readouts.cells(np.stack([one.classes for one in made]))).long()
+
+    def loss(step: int) -> Tensor:
+        rng = np.random.default_rng(step)
+        chosen = torch.from_numpy(rng.integers(0, len(seen), 16))
+        truth = chosen % len(made)
+        with torch.autocast("cpu", torch.bfloat16):
+            found, scores = reader(seen[chosen].float())
+        wrong = torch.nn.functional.cross_entropy(scores.float(), classes[truth])
+        total: Tensor = 4 * (found.float() - depth[truth]).abs().mean() + wrong
+        return total
+
+    stage.train(work / "reader.pt", {"reader": reader}, loss, READER_STEPS, RATE)
+    torch.save(reader.state_dict(), work / "reader.done.pt")
+
+
+def train_control(kind: str) -> Callable[[Path], None]:
+    def run(work: Path) -> None:
+        parts = trained_base(work)
+        net = encoder_copy.copy(parts[0], control.HINT_CHANNELS)
+        net.set_attn_processor(parts[0].mid_block.attentions[0].transformer_blocks[0].attn1.processor)
+        scenes = dataset.load(work / "scenes")
+        loss = control.Loss(kind, (net, *parts), scenes, tokens(list(scenes.captions)), tokens([""]))
+        stage.train(work / f"{kind}.pt", {"net": net}, loss, CONTROL_STEPS, CONTROL_RATE)
+        torch.save(net.state_dict(), work / f"{kind}.done.pt")
+
+    return run
+
+
+def write_files(work: Path) -> None:
+    """Write what is through into `files.FOLDER`."""
+    folder = files.FOLDER
+    unet, text_encoder = trained_base(work)
+    files.save_base(folder, unet, trained_vae(work), text_encoder)
+    for kind in control.HINTS:
+        if (state := work / f"{kind}.done.pt").exists():
+            files.save_controlnet(folder, kind, torch.load(state, weights_only=True))
+    files.save_reader(folder, torch.load(work / "reader.done.pt", weights_only=True))
+
+
+def tokens(captions: list[str]) -> Tensor:
+    """ "n 77" """
+    found: Tensor = tokenizer.clip()(
+        captions, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
+    ).input_ids
+    return found
+
+
+def _crops(pictures: Any, step: int, *, whole: bool) -> Tensor:
+    rng = np.random.default_rng(step)
+    chosen = pictures[rng.integers(0, len(pictures), 4 if whole else 8)]
+    if not whole:
+        corners = rng.integers(0, 65, (len(chosen), 2))
+        chosen = np.stack([one[y : y + 64, x : x + 64] for one, (y, x) in zip(chosen, corners, strict=True)])
+    flipped = chosen[:, :, ::-1] if rng.random() < 0.5 else chosen
+    return dataset.tensor(flipped)
+
+
+STAGES: dict[str, Callable[[Path], None]] = {
+    "vae": train_vae,
+    "scenes": encode_scenes,
+    "base": train_base,
+    "reader": train_reader,
+    **{kind: train_control(kind) for kind in control.HINTS},
+    "files": write_files,
+}
