@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from controlstack.train.trainer import train
 from controlstack.weights import read_header
 
 PACKAGES = Path(__file__).parents[2] / "lib_controlnet"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PACKAGES), "OMP_NUM_THREADS": "1"}
 STEPS = 6
 
 
@@ -81,10 +83,9 @@ def test_killed_and_resumed_is_as_if_nothing_happened(tmp_path: Path):
         return [str(option) for option in options]
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGES), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "controlstack.train", *told(killed)],
-        env=environment,
+        env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -159,6 +160,36 @@ def test_cached_latents_train_the_same(tmp_path: Path):
         train(base("sdxl"), Shapes(3), tmp_path / name, quick(steps=2, cache_latents=cached))
     assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "fresh"), rel=1e-4)
     assert len(list((tmp_path / "cached" / "cache").rglob("*.safetensors"))) == 3
+
+
+def test_checkpointed_gradients_are_the_same(tmp_path: Path):
+    """They are computed twice, in the same order."""
+    stored = train(base(), Latents(), tmp_path / "stored", quick(steps=2))
+    twice = train(base(), Latents(), tmp_path / "twice", quick(steps=2, gradient_checkpointing=True))
+    assert equal(stored, twice)
+    assert not base().unet.is_gradient_checkpointing
+    assert not base().unet.training
+
+
+def test_many_options_at_once(tmp_path: Path):
+    """Mixed precision needs a process of its own: accelerate cannot change it."""
+    file = write_ldm(base("sdxl").components, tmp_path / "sdxl.safetensors")
+    data = write_folder(tmp_path / "data", 6)
+    shutil.rmtree(data / "hints")
+    options = ["--base", file, "--data", data, "--out", tmp_path / "out", "--name", "canny", "--cpu"]
+    options += ["--steps", 2, "--batch", 2, "--accumulate", 2, "--precision", "bf16", "--min-snr", 5]
+    options += ["--preprocessor", "canny", "--cache-latents", "--gradient-checkpointing", "--ema", 0.9]
+    options += ["--schedule", "cosine", "--warmup", 1, "--hint-channels", 4, 8, 8, 16, "--prediction", "v"]
+    options += ["--validation-steps", 1, "--hold-out", 1, "--workers", 1]
+    command = [sys.executable, "-m", "controlstack.train", *map(str, options)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "6 examples of 64x64 px, 1 of them held out." in done.stdout
+    header = read_header(tmp_path / "out" / "model" / "canny.safetensors")
+    assert family.recognise(header).base == unet_diffusers.base_of(base("sdxl").unet)
+    assert header.metadata["preprocessor"] == "canny"
+    assert {tensor.dtype for tensor in load_file(header.path).values()} == {torch.float16}
+    assert (tmp_path / "out" / "validation" / "0000002.png").is_file()
 
 
 def test_the_moving_average_is_what_is_saved(tmp_path: Path):

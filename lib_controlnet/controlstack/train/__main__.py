@@ -6,9 +6,11 @@ docs/train.md describes the folder and what comes out.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from threading import Event
@@ -30,19 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = _hints(said)
         _say(f"Reading {said.data} ...")
         data = folder.load(said.data, made, said.size, crop=said.crop)
-        shown = min(said.hold_out, len(data) - 1)
+        shown = max(0, min(said.hold_out, len(data) - 1))
         _say(f"{len(data)} examples of {data.size[0]}x{data.size[1]} px, {shown} of them held out.")
-        stop = _stop_on_signals()
-        file = train(
-            checkpoint.read(said.base, said.prediction),
-            data.part(0, len(data) - shown),
-            said.out,
-            config,
-            start=said.start,
-            validation=data.part(len(data) - shown, None) if shown else None,
-            resume=said.resume,
-            stop=stop.is_set,
-        )
+        base = checkpoint.read(said.base, said.prediction)
+        with stopping_on_signals() as stop:
+            file = train(
+                base,
+                data.part(0, len(data) - shown),
+                said.out,
+                config,
+                start=said.start,
+                validation=data.part(len(data) - shown, None) if shown else None,
+                resume=said.resume,
+                stop=stop.is_set,
+            )
     except ControlError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -60,21 +63,29 @@ def _quiet_libraries() -> None:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    if os.environ.get("RANK", "0") == "0":  # the first of several processes that train together
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
-def _stop_on_signals() -> Event:
+@contextmanager
+def stopping_on_signals() -> Iterator[Event]:
     """Set by the first Ctrl-C or SIGTERM; the second one ends the process as ever."""
     stop = Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, _: object) -> None:
         stop.set()
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, before[signal.Signals(number)])
+        sys.stderr.write("\nStopping after this step ...\n")
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in before:
         signal.signal(number, ask)
-    return stop
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _hints(said: argparse.Namespace) -> folder.Hints | None:

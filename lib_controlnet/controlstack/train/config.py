@@ -72,6 +72,8 @@ class Config:
         """The same object. Raises ControlError for a number that makes no sense."""
         for name in ("steps", "batch", "accumulate", "save_every", "validate_every", "validation_steps"):
             _demand(getattr(self, name) >= 1, name, "must be at least 1")
+        for name in ("workers", "warmup"):
+            _demand(getattr(self, name) >= 0, name, "must not be negative")
         _demand(self.learning_rate > 0, "learning_rate", "must be above 0")
         _demand(0 <= self.prompt_dropout <= 1, "prompt_dropout", "must be from 0 to 1")
         _demand(self.ema is None or 0 < self.ema < 1, "ema", "must be between 0 and 1")

@@ -6,7 +6,6 @@ Nothing here has a state, so a training that was killed goes on exactly where it
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,14 +47,16 @@ class Samples(Dataset[dict[str, Any]]):
     def __init__(self, data: Examples, seed: int, prompt_dropout: float, timesteps: int) -> None:
         self._data, self._seed, self._timesteps = data, seed, timesteps
         self._dropout = prompt_dropout
-        self._order = lru_cache(maxsize=2)(self._permutation)
+        self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return len(self._data)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         epoch, place = divmod(number, len(self._data))
-        example = self._data[int(self._order(epoch)[place])]
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._permutation(epoch)
+        example = self._data[int(self._order[place])]
         draw = np.random.Generator(np.random.Philox(key=[self._seed, number]))
         shape = _latent_shape(example)
         return {

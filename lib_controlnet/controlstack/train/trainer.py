@@ -41,6 +41,7 @@ def train(
 ) -> Path:
     """Train a ControlNet for this base and return its file, `out`/model/NAME.safetensors.
 
+    base: it is moved to the training's device, in its precision; nothing else of it changes
     start: a ControlNet to train further; None begins with a copy of the base's encoder
     validation: a few examples whose pictures are made again and again; None makes none
     resume: go on from the last checkpoint in `out` if there is one
@@ -133,14 +134,14 @@ class Trainer:
                 if last or done % config.save_every == 0:
                     checkpoints.save(accelerator, done)
                     self._save(done)
-                if history is not None and (last or done % config.validate_every == 0):
-                    history.plot()
-                    self._validate(done)
+                if last or done % config.validate_every == 0:
+                    self._show(history, done)
                 bar.update()
                 if stopped:
                     break
-        if first >= config.steps:
-            self._save(first)  # it may have been killed just before
+        if first >= config.steps:  # it may have been killed before it wrote its last files
+            self._save(first)
+            self._show(history, first)
         return self.file
 
     @property
@@ -196,8 +197,8 @@ class Trainer:
         if broken := [i for i, loss in enumerate(found) if not math.isfinite(loss)]:
             raise ControlError(
                 f"The loss of step {done - len(found) + broken[0] + 1} is no number",
-                "The weights have grown beyond what the precision can hold",
-                "Resume with a lower learning rate in a new folder, or with precision bf16",
+                "The weights have grown beyond what numbers can hold",
+                "Begin again in another folder, with a lower learning rate or a longer warm-up",
             )
         if history is not None:
             history.add(found, [self.config.rate(step) for step in range(done - len(found), done)])
@@ -209,10 +210,13 @@ class Trainer:
                 about = {**self.about, "steps": str(done)}
                 saving.save(self.net, self.file, self.config.save_precision, about)
 
-    def _validate(self, done: int) -> None:
+    def _show(self, history: History | None, done: int) -> None:
+        """The plot and the validation pictures."""
+        if history is not None:
+            history.plot()
         if self.validation is None:
             return
-        with self._averaged(), self.accelerator.autocast():
+        with self._averaged():
             sheet = self.validation.sheet(self.net)
         with whole(self.out / "validation" / f"{done:07}.png") as part:
             sheet.save(part, "PNG")
@@ -279,11 +283,18 @@ def _accelerator(config: Config) -> Any:
     on_cpu = config.cpu or not torch.cuda.is_available()
     if config.precision == "fp16" and on_cpu:
         raise ControlError("fp16 trains on a GPU only", fix="Choose the precision bf16 or fp32")
-    return Accelerator(
-        mixed_precision="no" if config.precision == "fp32" else config.precision,
-        gradient_accumulation_steps=config.accumulate,
-        cpu=config.cpu,
-    )
+    try:
+        return Accelerator(
+            mixed_precision="no" if config.precision == "fp32" else config.precision,
+            gradient_accumulation_steps=config.accumulate,
+            cpu=config.cpu,
+        )
+    except ValueError as error:
+        raise ControlError(
+            "This process has trained in another precision or on another device",
+            "accelerate cannot change them",
+            "Train in a process of its own",
+        ) from error
 
 
 def _attend_plainly(nets: Iterable[Any]) -> None:

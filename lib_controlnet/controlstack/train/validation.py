@@ -35,12 +35,14 @@ class Validation:
     @torch.no_grad()
     def sheet(self, net: Any) -> Image.Image:
         """A column for each example: its hint, the picture it was made of, what the net makes of it."""
-        training = net.training
+        dtype = self._objective.dtype
+        hook = net.register_forward_hook(lambda _, __, output: _cast(output, dtype))
         net.eval()
         try:
             made = self._sample(net)
         finally:
-            net.train(training)
+            net.train()
+            hook.remove()
         rows = (self._hints.clamp(min=0), self._pictures, made)
         height = round(WIDTH * made.shape[-2] / made.shape[-1])
         sheet = Image.new("RGB", (WIDTH * len(made), TITLE + len(rows) * height), "white")
@@ -103,6 +105,12 @@ class Validation:
         pipe = kind(vae=base.vae, unet=base.unet, controlnet=net, scheduler=scheduler, **parts, **more)
         pipe.set_progress_bar_config(disable=True)
         return pipe
+
+
+def _cast(output: tuple[list[Tensor], Tensor], dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+    """Residuals in the base's precision, which is not the learning net's."""
+    skips, middle = output
+    return [skip.to(dtype) for skip in skips], middle.to(dtype)
 
 
 def _pixels(picture: Tensor) -> Image.Image:
