@@ -1,6 +1,8 @@
-"""The joints on the LDM and sgm `UNetModel` (A1111), by module hooks: `forward` stays whoever's it is.
+"""The joints on the `UNetModel` of LDM and sgm (A1111) and of the Forge family, by module hooks: `forward`
+stays whoever's it is.
 
 Exact: the decoder's input is a fresh `cat([h, skip])`, so adding to its last channels is adding to the skip.
+A block is hooked at its first and last layer, because reForge runs the layers without calling the block.
 """
 
 from __future__ import annotations
@@ -27,17 +29,17 @@ def attach(unet: Any, on_call: OnCall, used: Collection[str]) -> ExitStack:
     hooks = _Hooks(unet, on_call, used)
     hooks.keep(unet.register_forward_pre_hook(hooks.before, with_kwargs=True))
     hooks.keep(unet.register_forward_hook(hooks.after))
-    encoder, decoder = list(unet.input_blocks), list(unet.output_blocks)
+    encoder, middle, decoder = map(list, (unet.input_blocks, unet.middle_block, unet.output_blocks))
     if hooks.uses("residuals"):
-        for i, module in enumerate(encoder):
-            hooks.keep(module.register_forward_hook(hooks.adding(partial(hooks.feature, i))))
-        hooks.keep(unet.middle_block.register_forward_hook(hooks.adding(hooks.middle)))
-        for skip, module in enumerate(reversed(decoder)):
-            hooks.keep(module.register_forward_pre_hook(hooks.adding_skip(skip)))
-    for part, modules in (("input", encoder), ("middle", [unet.middle_block]), ("output", decoder)):
-        for nth, module in enumerate(modules):
-            hooks.block(Block(part, nth), [module])
-            hooks.transformers(Block(part, nth), module.children())
+        for i, layers in enumerate(encoder):
+            hooks.keep(layers[-1].register_forward_hook(hooks.adding(partial(hooks.feature, i))))
+        hooks.keep(middle[-1].register_forward_hook(hooks.adding(hooks.middle)))
+        for skip, layers in enumerate(reversed(decoder)):
+            hooks.keep(layers[0].register_forward_pre_hook(hooks.adding_skip(skip)))
+    for part, blocks in (("input", encoder), ("middle", [middle]), ("output", decoder)):
+        for nth, layers in enumerate(blocks):
+            hooks.block(Block(part, nth), layers)
+            hooks.transformers(Block(part, nth), layers)
     return hooks.installed
 
 
@@ -50,7 +52,9 @@ class _Hooks(Hooks):
         x, width = given["x"], self.unet.out_channels
 
         def shadow(latents: Tensor, rows: Sequence[int], listener: Listener) -> None:
-            again = {name: v[list(rows)] if isinstance(v, Tensor) else v for name, v in given.items()}
+            again = {name: v[list(rows)] for name, v in given.items() if isinstance(v, Tensor)}
+            if "transformer_options" in given:  # Forge's: what other extensions add, and who the rows are
+                again["transformer_options"] = {}
             self.listening(listener, latents, again, "x")
 
         self.now = self.on_call(x[:, :width], given["timesteps"], given["context"], given.get("y"), shadow)
