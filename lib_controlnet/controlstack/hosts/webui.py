@@ -138,12 +138,7 @@ class WebUI(ABC):
 
     def _release_with(self, p: Any) -> None:
         """Hosts close a job even when it failed, and then call no other hook."""
-
-        def close() -> None:
-            self.release()
-            type(p).close(p)
-
-        p.close = close
+        p.close = _Close(self, p)
 
     def _say(self, p: Any, sentence: str) -> None:
         log.warning(sentence)
@@ -166,6 +161,25 @@ class WebUI(ABC):
             init_resize=_resize_mode(p),
             only_masked=p.inpaint_full_res_padding if getattr(p, "inpaint_full_res", False) else None,
         )
+
+
+class _Close:
+    """Stands for a job's `close` until it is called once, then for nothing.
+
+    Jobs are processed again and copied, with their attributes: what an earlier one had replaced counts.
+    """
+
+    def __init__(self, host: WebUI, p: Any) -> None:
+        replaced = vars(p).get("close")
+        self._before = replaced._before if isinstance(replaced, _Close) else replaced
+        self._host, self._p = host, p
+
+    def __call__(self) -> None:
+        self._host.release()
+        vars(self._p).pop("close", None)
+        if self._before is not None:
+            self._p.close = self._before
+        self._p.close()
 
 
 def _session(p: Any) -> Session | None:
