@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import accelerate
 import diffusers
+import nets
 import numpy as np
 import pytest
 import torch
 from embedded_nets import write_folder, write_ldm
 
+from controlstack import family, weights
 from controlstack.errors import ControlError
 from controlstack.hosts.embedded import checkpoint, latents, offload, pipeline, random_nets
 from controlstack.hosts.embedded.checkpoint import TRAINED, Checkpoint
+from controlstack.hosts.embedded.live_unet import LiveUNet
 from controlstack.hosts.embedded.prompts import encode
 
 CPU = torch.device("cpu")
@@ -169,6 +172,29 @@ def test_offload_changes_no_number(kind, way):
         assert torch.equal(whole_job(spared), expected)
     elsewhere = {net.device.type for net in spared.nets().values()}
     assert elsewhere == ({"meta"} if way == offload.SINGLE_LAYERS else {"cpu"})
+
+
+def test_offloaded_weights_are_read_all_the_same():
+    """A control file of differences takes the checkpoint's weights, wherever they are."""
+    model, spared = (Checkpoint("sd1", random_nets.sd1(), dict(TRAINED)).to(CPU) for _ in range(2))
+    accelerate.cpu_offload(spared.unet, CPU)
+    assert {tensor.device.type for tensor in spared.unet.parameters()} == {"meta"}
+    for name, tensor in model.unet.named_parameters():
+        assert torch.equal(LiveUNet(spared.unet).weight(name), tensor)
+    assert LiveUNet(spared.unet).weight("controlnet_cond_embedding.conv_in.weight") is None
+
+
+def test_a_difference_file_beside_offload(tmp_path):
+    """Its network is the same as beside a checkpoint that lies where it computes."""
+    net = nets.controlnet(nets.SD1 | dict(cross_attention_dim=64))
+    stored = nets.in_ldm(net.state_dict()) | {"difference": torch.zeros(1)}
+    match = family.recognise(weights.read_header(nets.save(tmp_path / "diff.safetensors", stored)))
+    model, spared = (Checkpoint("sd1", random_nets.sd1(), dict(TRAINED)).to(CPU) for _ in range(2))
+    accelerate.cpu_offload(spared.unet, CPU)
+    expected, found = (match.family.load(match, LiveUNet(one.unet)).state_dict() for one in (model, spared))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert not torch.equal(found["conv_in.weight"], net.state_dict()["conv_in.weight"])
 
 
 def test_on_the_cpu_offload_says_that_it_does_nothing(caplog):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import diffusers
+import nets
 import numpy as np
 import pytest
 from control_server import difference, serving, unit
@@ -35,6 +36,24 @@ def test_bf16_with_controls_paints_nearly_the_same(tmp_path):
     assert difference(controlled, controlled_half) < effect / 3
 
 
+RAMP = """
+import numpy as np
+from controlstack.preprocess import Preprocessor, register
+
+
+def ramp(picture, ask):
+    across = np.linspace(0, 255, 64).astype(np.uint8)
+    return np.dstack([np.tile(across, (96, 1))] * 3)
+
+
+register(Preprocessor("ramp", ramp, "ramp", control_types=("Depth",)))
+"""
+
+
+def units(*sent):
+    return {"ControlNet": {"args": list(sent)}}
+
+
 @pytest.fixture(scope="module")
 def depth_host(tmp_path_factory):
     folder = tmp_path_factory.mktemp("depth")
@@ -42,17 +61,24 @@ def depth_host(tmp_path_factory):
     with random_nets.seeded(1):
         parts["unet"] = diffusers.UNet2DConditionModel.from_config(parts["unet"].config, in_channels=5)
     file = write_ldm(parts, folder / "depth.safetensors")
+    net = nets.controlnet(nets.SD2 | dict(cross_attention_dim=64))
+    (folder / "data/models/ControlNet").mkdir(parents=True)
+    tensors = nets.in_ldm(net.state_dict(), "control_model.")
+    nets.save(folder / "data/models/ControlNet/my_depth.safetensors", tensors)
+    scripts = folder / "data/extensions/ramp/scripts"
+    scripts.mkdir(parents=True)
+    (scripts / "ramp.py").write_text(RAMP)
     with running(folder / "data", "--ckpt", str(file)) as client:
         yield client
 
 
 class TestDepth:
     ramp = Image.fromarray(np.tile(np.linspace(0, 255, 64).astype(np.uint8), (96, 1)))
+    flipped = ramp.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
     def test_the_given_picture_counts(self, depth_host):
         pictures = [
-            depth_host.txt2img(depth_map=encoded(depth)).arrays[0]
-            for depth in (self.ramp, self.ramp.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+            depth_host.txt2img(depth_map=encoded(depth)).arrays[0] for depth in (self.ramp, self.flipped)
         ]
         assert not close(*pictures)
 
@@ -72,6 +98,37 @@ class TestDepth:
         """As an extension with a depth map of its own does: `p.depth_map` in any hook before sampling."""
         given = depth_host.txt2img({"depth": "process_before_every_sampling"})
         assert close(given.arrays[0], depth_host.txt2img(depth_map=encoded(self.ramp)).arrays[0])
+
+    def test_a_unit_may_give_it(self, depth_host):
+        """Its map, fitted as for the unit, of every pass; weight 0, so that only the checkpoint sees it."""
+        unit = {"module": "none", "model": "my_depth", "image": encoded(self.ramp), "weight": 0}
+        ramp = {**unit, "module": "ramp", "image": encoded(photograph()), "processor_res": 64}
+        hires = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.6}
+        for fields in ({}, hires):
+            given = depth_host.txt2img(depth_map=encoded(self.ramp), **fields).arrays[0]
+            for sent in (unit, ramp):
+                found = depth_host.txt2img(alwayson_scripts=units(sent), **fields).arrays[0]
+                assert np.abs(found - given).mean() < 1
+        both = units({**unit, "image": encoded(self.flipped)}, unit)
+        first = depth_host.txt2img(alwayson_scripts=both).arrays[0]
+        assert close(first, depth_host.txt2img(depth_map=encoded(self.flipped)).arrays[0])
+        sent = depth_host.txt2img(alwayson_scripts=units(unit), depth_map=encoded(self.flipped)).arrays[0]
+        assert close(sent, first)
+        assert not close(first, depth_host.txt2img(depth_map=encoded(self.ramp)).arrays[0])
+
+    @pytest.mark.parametrize(
+        ("unit", "said"),
+        [
+            ({"module": "canny", "model": "my_depth"}, "paints after a depth picture, and there is none"),
+            ({"module": "none", "model": "nothing"}, "There is no control model called 'nothing'"),
+        ],
+    )
+    def test_a_unit_that_cannot(self, depth_host, unit, said):
+        """Another kind of map is not depth; a mistake in the unit is said before the missing picture."""
+        sent = units({**unit, "image": encoded(self.ramp), "weight": 0})
+        with pytest.raises(Failed) as failed:
+            depth_host.txt2img(alwayson_scripts=sent)
+        assert said in failed.value.body["errors"]
 
     def test_without_one_it_says_so(self, depth_host):
         with pytest.raises(Failed) as failed:

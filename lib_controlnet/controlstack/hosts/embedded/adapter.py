@@ -8,33 +8,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from modules import call_queue, devices, paths, shared
-from torch import Tensor
+from PIL import Image
 
+from controlstack import control_types, image
 from controlstack.evaluation import Evaluation
 from controlstack.hosts import unet_diffusers
-from controlstack.hosts.embedded import latents
+from controlstack.hosts.embedded.live_unet import LiveUNet
 from controlstack.hosts.webui import WebUI
 from controlstack.joints import Call
 from controlstack.layout import Base
+from controlstack.plan import Plan
 from controlstack.session import Session
 
-
-class LiveUNet(unet_diffusers.LiveUNet):
-    """Computes where the host does, even while its weights lie elsewhere to save memory."""
-
-    @property
-    def device(self) -> torch.device:
-        return devices.device
-
-    def encode(self, picture: Tensor) -> Tensor:
-        with torch.no_grad():
-            return latents.encode(self.vae, picture)
+_DEPTH = "Depth"
 
 
 class Embedded(WebUI):
     """diffusers' pipelines behind A1111's script contract."""
+
+    _depth: Image.Image | None = None
+    """What a checkpoint for depth was shown last by a unit."""
 
     def option(self, key: str, default: object) -> Any:
         return shared.opts.data.get(key, default)
@@ -55,9 +49,11 @@ class Embedded(WebUI):
 
     def services(self, p: Any) -> LiveUNet:
         model = p.sd_model
-        return LiveUNet(model.unet, model.pipe.scheduler, model.vae)
+        return LiveUNet(model.unet, model.pipe.scheduler, model.vae, devices.device)
 
     def attach(self, p: Any, session: Session) -> ExitStack:
+        if p.sd_model.wants_depth:
+            self._show_depth(p, session)
         prompts = p.sampler.start.prompts
 
         def step(call: Call) -> Evaluation | None:
@@ -72,3 +68,26 @@ class Embedded(WebUI):
             evaluations=lambda: p.sd_model.pipe.num_timesteps,
             hires=p.is_hr_pass,
         )
+
+    def _show_depth(self, p: Any, session: Session) -> None:
+        """Let a checkpoint for depth paint after the map of the first depth unit, at the size of this pass.
+
+        A picture that came with the job goes first.
+        """
+        if p.depth_map is not None and p.depth_map is not self._depth:
+            return
+        height, width = (8 * cells for cells in p.sampler.start.noise.shape[-2:])
+        maps = [m for plan in session.plans if _is_depth(plan) for m in session.maps(plan.index)]
+        fitting = [image.hwc3(m) for m in maps if m.shape[:2] == (height, width)]
+        if fitting:
+            self._depth = p.depth_map = Image.fromarray(fitting[0])
+        elif session.failure is not None:  # raised at the first UNet call, which this lets come
+            self._depth = p.depth_map = Image.new("L", (width, height))
+
+
+def _is_depth(plan: Plan) -> bool:
+    """Whether a unit's map is depth: by its preprocessor, or, for a map that needs none, by its model."""
+    if plan.preprocessor.name != "none":
+        return _DEPTH in plan.preprocessor.control_types
+    (depth,) = (kind for kind in control_types.everything([plan.unit.model]) if kind.name == _DEPTH)
+    return plan.unit.model in depth.models

@@ -73,7 +73,7 @@ class Course:
         return torch.cat([of_pipeline[: self.pictures], conds[[part.picture for part in self.parts]]])
 
     def combined(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Of what the UNet says, "R 4 h w": the answers to negative prompts, and to all parts of a picture."""
+        """Of what the UNet says, "R 4 h w": its answers to negative prompts, and to all parts of pictures."""
         uncond, conds = rows[: self.pictures], rows[self.pictures :]
         pictures = torch.tensor([part.picture for part in self.parts], device=rows.device)
         weights = torch.tensor([part.weight for part in self.parts]).to(rows).reshape(-1, 1, 1, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from controlstack.errors import ControlError
 from controlstack.hosts.embedded import pipeline, samplers
@@ -42,3 +43,12 @@ def offload(model: Checkpoint, device: torch.device, dtype: torch.dtype, way: st
             "Install it: pip install accelerate",
         ) from error
     return model
+
+
+def kept(net: Any, name: str) -> Tensor:
+    """A parameter of a net whose layers are brought to the card one at a time, from where accelerate keeps
+    it meanwhile."""
+    layer, _, own = name.rpartition(".")
+    hook = net.get_submodule(layer)._hf_hook
+    maps = (getattr(one, "weights_map", None) for one in getattr(hook, "hooks", [hook]))
+    return next(found for found in maps if found is not None)[own]
