@@ -1,4 +1,4 @@
-"""However a job ends, the hooks go and the host's own `close` runs; jobs are copied, and run inside others."""
+"""However a job ends, hooks go and the host's own `close` runs; jobs are copied, and run inside others."""
 
 from __future__ import annotations
 
