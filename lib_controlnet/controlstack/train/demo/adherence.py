@@ -22,18 +22,17 @@ from PIL import Image, ImageDraw
 from controlstack.image import Array
 from controlstack.train.demo import control, dataset, files, readouts
 from controlstack.train.demo.painter import Painter
-from controlstack.train.demo.scenes import CLASS_COLOURS, Scene, scene
+from controlstack.train.demo.scenes import Scene, scene
 
 Score = Callable[[Array, Scene], float]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of control: its unit for a scene, and how well a picture agrees with a scene."""
+    """A kind of control, and how well a picture agrees with a scene."""
 
     name: str
     measure: str
-    unit: Callable[[Scene], Mapping[str, Any]]
     score: Score
 
 
@@ -47,32 +46,18 @@ def kinds(reader: readouts.Reader) -> dict[str, Kind]:
         return readouts.mean_iou(reader.read(picture[None])[1][0], readouts.cells(truth.classes))
 
     found = (
-        Kind("canny", f"edge F1 at {readouts.REACH:.0f} px", _canny, _edges),
-        Kind("depth", "rank correlation of depth", _depth, depth),
-        Kind("segmentation", "mean IoU of classes", _segmentation, classes),
-        Kind("openpose", "mean IoU of classes", _openpose, classes),
+        Kind("canny", f"edge F1 at {readouts.REACH:.0f} px", _edges),
+        Kind("depth", "rank correlation of depth", depth),
+        Kind("segmentation", "mean IoU of classes", classes),
+        Kind("openpose", "mean IoU of classes", classes),
     )
     return {kind.name: kind for kind in found}
 
 
-def _unit(name: str, picture: Array, module: str = "none") -> dict[str, Any]:
-    return {"model": files.controlnet(name), "module": module, "image": picture}
-
-
-def _canny(truth: Scene) -> dict[str, Any]:
-    return _unit("canny", truth.picture, "canny")
-
-
-def _depth(truth: Scene) -> dict[str, Any]:
-    return _unit("depth", np.repeat(np.rint(truth.depth * 255).astype(np.uint8)[..., None], 3, -1))
-
-
-def _segmentation(truth: Scene) -> dict[str, Any]:
-    return _unit("segmentation", np.asarray(CLASS_COLOURS, np.uint8)[truth.classes])
-
-
-def _openpose(truth: Scene) -> dict[str, Any]:
-    return _unit("openpose", control.drawn(truth.people))
+def unit(kind: str, truth: Scene) -> dict[str, Any]:
+    """A unit whose hint is this scene's; canny finds its edges itself, the others are handed their maps."""
+    module, picture = ("canny", truth.picture) if kind == "canny" else ("none", control.hint(kind, truth))
+    return {"model": files.controlnet(kind), "module": module, "image": picture}
 
 
 def _edges(picture: Array, truth: Scene) -> float:
@@ -93,14 +78,14 @@ def measure(paint: Painter, kind: Kind, count: int, weights: Sequence[float]) ->
         sums: dict[str, list[float]] = {"own hint": [], "other hint": [], "no control": []}
         for number, one in enumerate(scenes):
             prompt = one.caption if prompts == "full" else ""
-            made = paint(prompt, [kind.unit(one)], seed=number)
+            made = paint(prompt, [unit(kind.name, one)], seed=number)
             sums["own hint"].append(kind.score(made, one))
             sums["other hint"].append(kind.score(made, scenes[(number + 1) % count]))
             sums["no control"].append(kind.score(paint(prompt, seed=number), one))
         result["prompts"][prompts] = {name: _mean(values) for name, values in sums.items()}
     result["weights"] = {
         weight: _mean(
-            kind.score(paint(one.caption, [{**kind.unit(one), "weight": weight}], seed=number), one)
+            kind.score(paint(one.caption, [{**unit(kind.name, one), "weight": weight}], seed=number), one)
             for number, one in enumerate(scenes[: max(1, count // 4)])
         )
         for weight in weights
@@ -167,8 +152,7 @@ def main(arguments: Sequence[str]) -> None:
     present = {
         name: kind
         for name, kind in all_kinds.items()
-        if (asked.models / files.CONTROLNETS / f"{files.controlnet(name)}.safetensors").exists()
-        and name in (asked.kinds or all_kinds)
+        if files.is_there(asked.models, name) and name in (asked.kinds or all_kinds)
     }
     weights = (0.0, 0.25, 0.5, 0.75, 1.0)
     results = {name: measure(paint, kind, asked.scenes, weights) for name, kind in present.items()}

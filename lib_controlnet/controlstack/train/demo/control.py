@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from controlstack import pose
+from controlstack.image import Array
 from controlstack.train.demo import base
-from controlstack.train.demo.dataset import Encoded
-from controlstack.train.demo.scenes import CLASS_COLOURS
+from controlstack.train.demo.dataset import Encoded, described
+from controlstack.train.demo.scenes import CLASS_COLOURS, Scene
 from controlstack.train.demo.solids import SIZE
 
 HINT_CHANNELS = (16, 16, 32, 64)
@@ -23,26 +24,31 @@ DROPPED = 0.5
 
 Hints = NDArray[np.uint8]
 """ "n 128 128 3" """
+Chosen = NDArray[np.int64]
+"""Places in a dataset."""
 
 
-def canny(scenes: Encoded, chosen: NDArray[np.int64]) -> Hints:
+def canny(scenes: Encoded, chosen: Chosen) -> Hints:
     return _grey(scenes.edges[chosen])
 
 
-def depth(scenes: Encoded, chosen: NDArray[np.int64]) -> Hints:
+def depth(scenes: Encoded, chosen: Chosen) -> Hints:
     """Near is bright."""
     return _grey(scenes.depth[chosen])
 
 
-def segmentation(scenes: Encoded, chosen: NDArray[np.int64]) -> Hints:
+def segmentation(scenes: Encoded, chosen: Chosen) -> Hints:
     return np.asarray(CLASS_COLOURS, np.uint8)[scenes.classes[chosen]]
 
 
-def openpose(scenes: Encoded, chosen: NDArray[np.int64]) -> Hints:
-    return np.stack([drawn(tuple(people)) for people in scenes.people[chosen]])
+def openpose(scenes: Encoded, chosen: Chosen) -> Hints:
+    none = np.empty((0, 3))
+    people = [[np.asarray(body, np.float64) for body in one if np.any(body)] for one in scenes.people[chosen]]
+    poses = [pose.Pose(SIZE, SIZE, tuple(pose.Person(b, none, none, none) for b in one)) for one in people]
+    return np.stack([pose.draw(one) for one in poses])
 
 
-HINTS: dict[str, Callable[[Encoded, NDArray[np.int64]], Hints]] = {
+HINTS: dict[str, Callable[[Encoded, Chosen], Hints]] = {
     "canny": canny,
     "depth": depth,
     "segmentation": segmentation,
@@ -50,12 +56,10 @@ HINTS: dict[str, Callable[[Encoded, NDArray[np.int64]], Hints]] = {
 }
 
 
-def drawn(people: tuple[NDArray[np.floating[Any]], ...]) -> NDArray[np.uint8]:
-    """A picture of the figures; those without any point are not there."""
-    none = np.empty((0, 3))
-    there = [np.asarray(body, np.float64) for body in people if np.any(body)]
-    found = pose.Pose(SIZE, SIZE, tuple(pose.Person(body, none, none, none) for body in there))
-    return pose.draw(found)
+def hint(kind: str, truth: Scene) -> Array:
+    """What a kind of ControlNet reads of a scene, "128 128 3"."""
+    found: Array = HINTS[kind](described([truth]), np.array([0]))[0]
+    return found
 
 
 class Loss:

@@ -28,6 +28,11 @@ def controlnet(kind: str) -> str:
     return f"{BASE}-{kind}"
 
 
+def is_there(folder: Path, kind: str) -> bool:
+    """Whether this kind's ControlNet was made."""
+    return (folder / CONTROLNETS / f"{controlnet(kind)}.safetensors").exists()
+
+
 def save_base(folder: Path, unet: Any, autoencoder: Any, text_encoder: Any) -> Path:
     """Write the base and its yaml, in halves, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from controlstack.hosts.embedded import tokenizer
 from controlstack.train import encoder_copy
-from controlstack.train.demo import base, control, dataset, files, readouts, stage, vae
+from controlstack.train.demo import base, control, dataset, files, readouts, sheets, stage, vae
 from controlstack.train.demo.scenes import scene
 
 SCENES = 20_000
@@ -148,11 +148,12 @@ def _crops(pictures: Any, step: int, *, whole: bool) -> Tensor:
     return dataset.tensor(flipped)
 
 
-STAGES: dict[str, Callable[[Path], None]] = {
+STAGES: dict[str, Callable[[Path], object]] = {
     "vae": train_vae,
     "scenes": encode_scenes,
     "base": train_base,
     "reader": train_reader,
     **{kind: train_control(kind) for kind in control.HINTS},
     "files": write_files,
+    "sheets": lambda _: sheets.make(),
 }
