@@ -95,11 +95,21 @@ def test_the_base_survives_its_file(tmp_path: Path) -> None:
         assert torch.allclose(read.vae.decode(x).sample, vae.decode(autoencoder, x), atol=1e-4)
 
 
-def test_the_text_folder_builds_the_text_encoder(tmp_path: Path) -> None:
-    from transformers import CLIPTextConfig, CLIPTokenizer
+def test_installed_models_bring_what_ldm_wants_of_the_text_encoder(tmp_path: Path) -> None:
+    """transformers builds the encoder and the tokenizer from the folder that the yaml names."""
+    from transformers import CLIPTextModel, CLIPTokenizer
 
-    folder = files.save_text_folder(tmp_path)
-    assert CLIPTextConfig.from_pretrained(str(folder)).hidden_size == base.TEXT
-    tokens = CLIPTokenizer.from_pretrained(str(folder))("a red sphere").input_ids
-    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    assert tokens[1:-1] == [vocabulary[word] for word in ("a</w>", "red</w>", "sphere</w>")]
+    torch.manual_seed(0)
+    text = base.build_text_encoder().half().float()
+    models, webui = tmp_path / "models", tmp_path / "webui"
+    files.save_base(models, base.build_unet(), vae.build(), text)
+    files.install(webui, models)
+    config = (webui / "models/Stable-diffusion/controlstack-demo.yaml").read_text(encoding="utf-8")
+    folder = json.loads(next(line for line in config.splitlines() if "version:" in line).split(":", 1)[1])
+    words = CLIPTokenizer.from_pretrained(folder)("a red sphere").input_ids
+    vocabulary = json.loads(Path(folder, "vocab.json").read_text(encoding="utf-8"))
+    assert words[1:-1] == [vocabulary[word] for word in ("a</w>", "red</w>", "sphere</w>")]
+    tokens = torch.tensor([words])
+    with torch.no_grad():
+        built = CLIPTextModel.from_pretrained(folder)(tokens).last_hidden_state
+        assert torch.allclose(built, text(tokens).last_hidden_state, atol=1e-5)

@@ -14,12 +14,16 @@ from pathlib import Path
 
 import torch
 
-from controlstack.train.demo import make
+from controlstack.train.demo import files, make
 
 
 def main() -> int:
     asked = _arguments()
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    if asked.install:
+        for path in files.install(asked.install):
+            sys.stdout.write(f"{path}\n")
+        return 0
     torch.set_num_threads(asked.threads)
     asked.work.mkdir(parents=True, exist_ok=True)
     for name in asked.stages or list(make.STAGES):
@@ -31,6 +35,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m controlstack.train.demo", description=__doc__)
     parser.add_argument("stages", nargs="*", choices=[[], *make.STAGES], help="only these, in this order")
     parser.add_argument("--work", type=Path, default=Path("outputs/train-demo"), help="where states are kept")
+    parser.add_argument("--install", type=Path, help="copy the shipped models into this WebUI and do no more")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     return parser.parse_args()
 

@@ -64,28 +64,45 @@ def _edges(picture: Array, truth: Scene) -> float:
     return readouts.edge_f1(dataset.edges(picture) > 0, dataset.edges(truth.picture) > 0)
 
 
-def measure(paint: Painter, kind: Kind, count: int, weights: Sequence[float]) -> dict[str, Any]:
+class Paint:
+    """Pictures for measuring; those without control are made once for all kinds."""
+
+    def __init__(self, painter: Painter) -> None:
+        self.reconstructed = painter.reconstruct
+        self._painter = painter
+        self._plain: dict[tuple[str, int], Array] = {}
+
+    def plain(self, prompt: str, seed: int) -> Array:
+        if (prompt, seed) not in self._plain:
+            self._plain[prompt, seed] = self._painter(prompt, seed=seed)
+        return self._plain[prompt, seed]
+
+    def controlled(self, prompt: str, unit: Mapping[str, Any], seed: int) -> Array:
+        return self._painter(prompt, [unit], seed=seed)
+
+
+def measure(paint: Paint, kind: Kind, count: int, weights: Sequence[float]) -> dict[str, Any]:
     """Means over `count` held-out scenes, the other hint being the next one's; for prompts full and empty."""
     scenes = [scene(dataset.HELD_OUT + number) for number in range(count)]
     result: dict[str, Any] = {
         "measure": kind.measure,
         "scenes": count,
         "true pictures": _mean(kind.score(one.picture, one) for one in scenes),
-        "ceiling": _mean(kind.score(paint.reconstruct(one.picture), one) for one in scenes),
+        "ceiling": _mean(kind.score(paint.reconstructed(one.picture), one) for one in scenes),
         "prompts": {},
     }
     for prompts in ("full", "empty"):
         sums: dict[str, list[float]] = {"own hint": [], "other hint": [], "no control": []}
         for number, one in enumerate(scenes):
             prompt = one.caption if prompts == "full" else ""
-            made = paint(prompt, [unit(kind.name, one)], seed=number)
+            made = paint.controlled(prompt, unit(kind.name, one), number)
             sums["own hint"].append(kind.score(made, one))
             sums["other hint"].append(kind.score(made, scenes[(number + 1) % count]))
-            sums["no control"].append(kind.score(paint(prompt, seed=number), one))
+            sums["no control"].append(kind.score(paint.plain(prompt, number), one))
         result["prompts"][prompts] = {name: _mean(values) for name, values in sums.items()}
     result["weights"] = {
         weight: _mean(
-            kind.score(paint(one.caption, [{**unit(kind.name, one), "weight": weight}], seed=number), one)
+            kind.score(paint.controlled(one.caption, {**unit(kind.name, one), "weight": weight}, number), one)
             for number, one in enumerate(scenes[: max(1, count // 4)])
         )
         for weight in weights
@@ -147,7 +164,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    paint = Painter(asked.models, asked.steps)
+    paint = Paint(Painter(asked.models, asked.steps))
     all_kinds = kinds(readouts.load(asked.models / f"{files.READER}.safetensors"))
     present = {
         name: kind

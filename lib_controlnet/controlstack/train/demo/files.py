@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from controlstack import weights
 from controlstack.hosts.embedded import ldm_names
 from controlstack.layout import HEADS
 from controlstack.train.demo import base, vae
@@ -65,8 +67,30 @@ def save_reader(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
     return file
 
 
-def save_text_folder(folder: Path) -> Path:
-    """Write the tokenizer and the configuration of the text encoder for transformers' CLIP classes."""
+def install(webui: Path, folder: Path = FOLDER) -> list[Path]:
+    """Copy the models into a WebUI's folder, with a yaml that finds the text encoder from wherever it starts.
+
+    Returns what was written.
+    """
+    bases, controls = webui / "models" / "Stable-diffusion", webui / "models" / "ControlNet"
+    for place in (bases, controls):
+        place.mkdir(parents=True, exist_ok=True)
+    source = folder / f"{BASE}.safetensors"
+    written = [
+        Path(shutil.copy(file, controls)) for file in sorted((folder / CONTROLNETS).glob("*.safetensors"))
+    ]
+    text = save_text_folder(bases, source).resolve()
+    config = bases / f"{BASE}.yaml"
+    config.write_text(yaml(str(text)), encoding="utf-8")
+    return [*written, text, config, Path(shutil.copy(source, bases))]
+
+
+def save_text_folder(folder: Path, source: Path) -> Path:
+    """Write the tokenizer, the text encoder's configuration and its weights for transformers' CLIP classes.
+
+    source: the base; some WebUIs want the weights in the folder too
+    """
+    from safetensors.torch import save_file
     from transformers import CLIPTextConfig
 
     from controlstack.hosts.embedded import tokenizer
@@ -75,6 +99,13 @@ def save_text_folder(folder: Path) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     tokenizer.write(place)
     CLIPTextConfig(**base.text_config(), architectures=["CLIPTextModel"]).save_pretrained(str(place))
+    prefix = "cond_stage_model.transformer."
+    header = weights.read_header(source)
+    names = [name for name in header.shapes if name.startswith(prefix)]
+    tensors = weights.read_tensors(header, names, dtype=torch.float32)
+    save_file(
+        {n.removeprefix(prefix): t for n, t in tensors.items()}, place / "model.safetensors", {"format": "pt"}
+    )
     return place
 
 
