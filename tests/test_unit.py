@@ -435,7 +435,7 @@ def test_fields_stand_in_the_incumbents_order() -> None:
         "effective_region_mask pulid_mode union_control_type ipadapter_input mask batch_mask_dir "
         "animatediff_batch batch_modifiers batch_image_files batch_keyframe_idx"
     )
-    ours = "weight_curve negative_weight batch_weights hires"
+    ours = "weight_curve negative_weight batch_weights hires combination"
     assert list(vars(ControlNetUnit())) == [*incumbent.split(), *ours.split()]
 
 

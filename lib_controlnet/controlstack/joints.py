@@ -220,6 +220,10 @@ class Services(Protocol):
     def checkpoint(self) -> Hashable:
         """Which weights the live UNet has: another value when it gets others."""
 
+    @property
+    def sites(self) -> Sequence[Site]:
+        """The attention layers of the live UNet."""
+
     def weight(self, name: str) -> Tensor | None:
         """A dequantised tensor of the live UNet by its name in diffusers' layout, None where it has no such
         tensor."""

@@ -103,6 +103,13 @@ class PuLIDMode(_Choice):
     STYLE = "Extremely style"
 
 
+class Combination(_Choice):
+    """What several pictures in one unit are to a family that reads embeddings."""
+
+    AVERAGE = "Average"
+    CONCAT = "Concat"
+
+
 class ControlNetUnionControlType(_Choice):
     """What a hint shows, for networks trained on many kinds. A type's number is the one the networks use.
 
@@ -144,6 +151,7 @@ class ControlNetUnit:
     batch_weights: a further factor for each picture of the batch, 0..2, in turns
     hires: what is different in the high-resolution pass, some of weight, guidance_start, guidance_end,
         control_mode, advanced_weighting, weight_curve and negative_weight
+    combination: whether several pictures count as their average or side by side
     """
 
     is_ui: bool = False
@@ -183,6 +191,7 @@ class ControlNetUnit:
     negative_weight: float = 1.0
     batch_weights: list[float] | None = None
     hires: dict[str, Any] | None = None
+    combination: Combination = Combination.AVERAGE
 
     def __init__(self, **given: Any) -> None:
         for known in fields(self):
@@ -416,6 +425,7 @@ _PARSERS: dict[str, _Parser] = {
     "control_mode": _choice(ControlMode),
     "hr_option": _choice(HiResFixOption),
     "pulid_mode": _choice(PuLIDMode),
+    "combination": _choice(Combination),
     "union_control_type": _choice(ControlNetUnionControlType),
 }
 
@@ -470,11 +480,12 @@ INFOTEXT = {
     "negative_weight": "Negative Weight",
     "batch_weights": "Batch Weights",
     "hires": "Hires",
+    "combination": "Combination",
 }
 """What an infotext carries of a unit, and what it is called there."""
 _ONLY_IF_SET = {
     *("union_control_type", "pulid_mode", "inpaint_crop_input_image", "advanced_weighting"),
-    *("weight_curve", "negative_weight", "batch_weights", "hires"),
+    *("weight_curve", "negative_weight", "batch_weights", "hires", "combination"),
 }
 _MASKS = {"mask": "Mask Hash", "effective_region_mask": "Region Mask Hash"}
 

@@ -105,6 +105,7 @@ def test_the_incumbents_text_sets_what_the_incumbent_would_set() -> None:
         "negative_weight": 1.0,
         "batch_weights": None,
         "hires": None,
+        "combination": "Average",
     }
     assert all(type(pasted[name]) is str for name in ("resize_mode", "control_mode", "hr_option"))
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from controlstack.joints import Prediction
+from controlstack.hosts import unet_ldm
+from controlstack.hosts.module_hooks import sites
+from controlstack.joints import Prediction, Site
 from controlstack.layout import Base, unet_names
 
 _KINDS = {"eps": "epsilon", "v": "v_prediction"}
@@ -51,6 +53,10 @@ class LiveLDM:
     def checkpoint(self) -> Hashable:
         """The host loads other weights into the same modules, and then names another file."""
         return id(self.model), self.model.sd_checkpoint_info.filename
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        return [site for block, layers in unet_ldm.blocks(self.unet) for site, _ in sites(block, layers)]
 
     @cached_property
     def _names(self) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -69,13 +69,6 @@ class Hooks:
         if self.uses("leaving", "overheard_block"):
             self.keep(parts[-1].register_forward_hook(self._leaving(block)))
 
-    def transformers(self, block: Block, parts: Iterable[nn.Module]) -> None:
-        """Serve the attention layers in a block's parts."""
-        for part in parts:
-            for nth, transformer in enumerate(getattr(part, "transformer_blocks", ())):
-                self.attention(Site(block, nth, cross=False), transformer.attn1)
-                self.attention(Site(block, nth, cross=True), transformer.attn2)
-
     def keep(self, handle: Any) -> None:
         """Have this hook taken out with the others."""
         self.installed.callback(handle.remove)
@@ -111,6 +104,14 @@ class Hooks:
             return None if change is None else change_head(output, change)
 
         return after
+
+
+def sites(block: Block, parts: Iterable[nn.Module]) -> Iterator[tuple[Site, Any]]:
+    """The attention layers in a block's parts, each with its module."""
+    for part in parts:
+        for nth, transformer in enumerate(getattr(part, "transformer_blocks", ())):
+            yield Site(block, nth, cross=False), transformer.attn1
+            yield Site(block, nth, cross=True), transformer.attn2
 
 
 def change_head(values: Any, change: Tensor) -> Any:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from controlstack.evaluation import Evaluation
 from controlstack.hosts import OnCall
-from controlstack.hosts.module_hooks import Hooks, change_head
-from controlstack.joints import Block, Call, Listener, Prediction, Row, RowKind, Shadow
+from controlstack.hosts.module_hooks import Hooks, change_head, sites
+from controlstack.joints import Block, Call, Listener, Prediction, Row, RowKind, Shadow, Site
 from controlstack.layout import Base
 
 _POSITIONAL = ("sample", "timestep", "encoder_hidden_states")
@@ -29,10 +29,11 @@ def attach(unet: Any, on_call: OnCall, used: Collection[str]) -> ExitStack:
     hooks.keep(unet.register_forward_pre_hook(hooks.before, with_kwargs=True))
     hooks.keep(unet.register_forward_hook(hooks.after))
     for block, parts in blocks(unet):
-        if block.part == "input" and hooks.uses("residuals"):
-            hooks.keep(parts[-1].register_forward_hook(hooks.adding_feature(block.nth)))
+        if block.part != "output" and hooks.uses("residuals"):
+            hooks.keep(parts[-1].register_forward_hook(hooks.adding_feature(block)))
         hooks.block(block, parts)
-        hooks.transformers(block, parts)
+        for site, layer in sites(block, parts):
+            hooks.attention(site, layer)
     return hooks.installed
 
 
@@ -75,9 +76,15 @@ class _Hooks(Hooks):
         output.sample = now.output(output.sample)
         return output
 
-    def adding_feature(self, block: int) -> Callable[..., Any]:
+    def adding_feature(self, block: Block) -> Callable[..., Any]:
+        """What no argument of the UNet can carry: features, and a middle without skips."""
+
         def after(_: nn.Module, args: Any, output: Any) -> Any:
-            feature = (self.residuals.encoder or {}).get(block)
+            residuals = self.residuals
+            if block.part == "input":
+                feature = (residuals.encoder or {}).get(block.nth)
+            else:
+                feature = None if residuals.skips else residuals.middle
             return None if feature is None else change_head(output, feature)
 
         return after
@@ -141,6 +148,10 @@ class LiveUNet:
     @property
     def checkpoint(self) -> Hashable:
         return id(self.unet)
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        return [site for block, parts in blocks(self.unet) for site, _ in sites(block, parts)]
 
     @cached_property
     def _weights(self) -> dict[str, Tensor]:

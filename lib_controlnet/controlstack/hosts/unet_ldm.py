@@ -7,7 +7,7 @@ A block is hooked at its first and last layer, because reForge runs the layers w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from controlstack.hosts import OnCall
-from controlstack.hosts.module_hooks import Hooks
+from controlstack.hosts.module_hooks import Hooks, sites
 from controlstack.joints import Block, Listener
 
 _POSITIONAL = ("x", "timesteps", "context", "y")
@@ -36,11 +36,18 @@ def attach(unet: Any, on_call: OnCall, used: Collection[str]) -> ExitStack:
         hooks.keep(middle[-1].register_forward_hook(hooks.adding(hooks.middle)))
         for skip, layers in enumerate(reversed(decoder)):
             hooks.keep(layers[0].register_forward_pre_hook(hooks.adding_skip(skip)))
-    for part, blocks in (("input", encoder), ("middle", [middle]), ("output", decoder)):
-        for nth, layers in enumerate(blocks):
-            hooks.block(Block(part, nth), layers)
-            hooks.transformers(Block(part, nth), layers)
+    for block, layers in blocks(unet):
+        hooks.block(block, layers)
+        for site, layer in sites(block, layers):
+            hooks.attention(site, layer)
     return hooks.installed
+
+
+def blocks(unet: Any) -> Iterator[tuple[Block, list[nn.Module]]]:
+    """The layers of each block, in the order in which they run."""
+    parts = (("input", unet.input_blocks), ("middle", [unet.middle_block]), ("output", unet.output_blocks))
+    for part, modules in parts:
+        yield from ((Block(part, nth), list(layers)) for nth, layers in enumerate(modules))
 
 
 class _Hooks(Hooks):
@@ -52,7 +59,7 @@ class _Hooks(Hooks):
         x, width = given["x"], self.unet.out_channels
 
         def shadow(latents: Tensor, rows: Sequence[int], listener: Listener) -> None:
-            again = {name: v[list(rows)] for name, v in given.items() if isinstance(v, Tensor)}
+            again: dict[str, Any] = {n: v[list(rows)] for n, v in given.items() if isinstance(v, Tensor)}
             if "transformer_options" in given:  # Forge's: what other extensions add, and who the rows are
                 again["transformer_options"] = {}
             self.listening(listener, latents, again, "x")

@@ -1,0 +1,215 @@
+"""IP-Adapter against diffusers' own: its projectors, and its attention processors inside a UNet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nets
+import numpy as np
+import pytest
+import torch
+from controls import on_call
+from torch import Tensor, nn
+
+from controlstack import family
+from controlstack.errors import ControlError
+from controlstack.families.ip_adapter import PATCHES, POOLED
+from controlstack.family import Start
+from controlstack.hosts import unet_diffusers
+from controlstack.joints import Control, Row, RowKind
+from controlstack.preprocess import Embedding
+from controlstack.schedule import Schedule
+from controlstack.unit import Combination, parse
+from controlstack.weights import read_header
+
+WIDTH, TOKENS = 40, 4
+"""Channels of what the tiny CLIP networks of these tests know, and tokens of a standard projector."""
+KINDS = ("standard", "plus", "full-face")
+ROWS = (Row(0, RowKind.UNCOND), Row(0, RowKind.COND))
+
+
+def noise(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def projector(kind: str, context: int) -> dict[str, Tensor]:
+    """Tensors as tencent-ailab/IP-Adapter names them: ImageProjModel, Resampler, MLPProjModel."""
+    if kind == "standard":
+        shapes = {"proj.weight": (TOKENS * context, WIDTH), "proj.bias": (TOKENS * context,)}
+        shapes |= {"norm.weight": (context,), "norm.bias": (context,)}
+    elif kind == "full-face":
+        shapes = {"proj.0.weight": (WIDTH, WIDTH), "proj.0.bias": (WIDTH,)}
+        shapes |= {"proj.2.weight": (context, WIDTH), "proj.2.bias": (context,)}
+        shapes |= {"proj.3.weight": (context,), "proj.3.bias": (context,)}
+    else:
+        dim, inner = 128, 2 * 64
+        shapes = {"latents": (1, 16, dim), "proj_in.weight": (dim, WIDTH), "proj_in.bias": (dim,)}
+        shapes |= {"proj_out.weight": (context, dim), "proj_out.bias": (context,)}
+        shapes |= {"norm_out.weight": (context,), "norm_out.bias": (context,)}
+        for n in range(4):
+            attention = {"norm1": dim, "norm2": dim}
+            shapes |= {f"layers.{n}.0.{name}.weight": (size,) for name, size in attention.items()}
+            shapes |= {f"layers.{n}.0.{name}.bias": (size,) for name, size in attention.items()}
+            shapes |= {
+                f"layers.{n}.0.to_q.weight": (inner, dim),
+                f"layers.{n}.0.to_kv.weight": (2 * inner, dim),
+            }
+            shapes |= {f"layers.{n}.0.to_out.weight": (dim, inner)}
+            shapes |= {f"layers.{n}.1.0.weight": (dim,), f"layers.{n}.1.0.bias": (dim,)}
+            shapes |= {f"layers.{n}.1.1.weight": (4 * dim, dim), f"layers.{n}.1.3.weight": (dim, 4 * dim)}
+    return {name: 0.3 * noise(*shape, seed=n) for n, (name, shape) in enumerate(shapes.items())}
+
+
+def adapter(unet: nn.Module, kind: str) -> dict[str, dict[str, Tensor]]:
+    """A file's two parts for a UNet; its layers have the numbers of diffusers' attention processors."""
+    parts: dict[str, Tensor] = {}
+    processors: dict[str, Any] = unet.attn_processors  # type: ignore[assignment]
+    for number, name in enumerate(processors):
+        if "attn2" in name:
+            layer = unet.get_submodule(name.removesuffix(".processor"))
+            for n, role in enumerate(("to_k_ip", "to_v_ip")):
+                shape = layer.to_k.weight.shape  # type: ignore[union-attr]
+                parts[f"{number}.{role}.weight"] = 0.5 * noise(*shape, seed=2 * number + n)
+    context: int = unet.config.cross_attention_dim  # type: ignore[assignment,union-attr]
+    return {"image_proj": projector(kind, context), "ip_adapter": parts}
+
+
+def embedding(kind: str, seed: int) -> Embedding:
+    if kind == "standard":
+        return {POOLED: noise(1, WIDTH, seed=seed)}
+    return {PATCHES: noise(1, 9, WIDTH, seed=seed), f"uncond_{PATCHES}": noise(1, 9, WIDTH, seed=99)}
+
+
+def saved(path: Path, file: dict[str, dict[str, Tensor]]) -> Path:
+    flat = {f"{part}.{name}": tensor for part, tensors in file.items() for name, tensor in tensors.items()}
+    return nets.save(path, flat)
+
+
+def control(path: Path, unet: nn.Module, *embeddings: Embedding, **fields: object) -> Control:
+    match = family.recognise(read_header(path))
+    live = unet_diffusers.LiveUNet(unet)
+    assert match.base.mismatch(unet_diffusers.base_of(unet)) is None
+    nothing = np.zeros((64, 64, 3), np.uint8)
+    network = match.family.load(match, live)
+    unit = parse({"model": "a", **fields})
+    return match.family.begin(
+        Start(network, match, torch.zeros(1, 3, 64, 64), nothing, unit, live, embeddings=embeddings)
+    )
+
+
+def inputs(unet: nn.Module) -> dict[str, Any]:
+    config: Any = unet.config
+    given: dict[str, Any] = dict(
+        sample=noise(2, 4, 8, 8, seed=1),
+        timestep=torch.tensor([500, 500]),
+        encoder_hidden_states=noise(2, 7, config.cross_attention_dim, seed=2),
+        return_dict=False,
+    )
+    if config.addition_embed_type:
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        given["added_cond_kwargs"] = {"text_embeds": noise(2, pooled, seed=3), "time_ids": torch.ones(2, 6)}
+    return given
+
+
+@torch.no_grad()
+def ours(unet: nn.Module, running: Control, schedule: Schedule | None = None) -> Tensor:
+    with unet_diffusers.attach(unet, on_call(running, schedule=schedule, rows=ROWS), {"attended"}):
+        output = unet(**inputs(unet))[0]
+    assert isinstance(output, Tensor)
+    return output
+
+
+@torch.no_grad()
+def theirs(config: nets.Config, file: Any, embeddings: list[Embedding], kind: str, scale: float) -> Tensor:
+    """diffusers: `_load_ip_adapter_weights`, one entry of image_embeds "R pictures …" for each adapter."""
+    unet: Any = nets.unet(config)
+    unet._load_ip_adapter_weights([file], low_cpu_mem_usage=False)
+    for processor in unet.attn_processors.values():
+        if hasattr(processor, "scale"):
+            processor.scale = [scale]
+    if kind == "standard":
+        seen = torch.stack([torch.zeros(len(embeddings), WIDTH), torch.cat([e[POOLED] for e in embeddings])])
+    else:
+        uncond = torch.cat([e[f"uncond_{PATCHES}"] for e in embeddings])
+        seen = torch.stack([uncond, torch.cat([e[PATCHES] for e in embeddings])])
+    given = inputs(unet)
+    given["added_cond_kwargs"] = given.get("added_cond_kwargs", {}) | {"image_embeds": [seen]}
+    output = unet(**given)[0]
+    assert isinstance(output, Tensor)
+    return output
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", ["sd1", "sdxl"])
+def test_it_is_diffusers_ip_adapter(tmp_path: Path, layout: str, kind: str) -> None:
+    config = nets.LAYOUTS[layout]
+    unet = nets.unet(config)
+    file = adapter(unet, kind)
+    path = saved(tmp_path / "a.safetensors", file)
+    with torch.no_grad():
+        plain = unet(**inputs(unet))[0]
+    one = [embedding(kind, 7)]
+    running = control(path, unet, *one)
+    controlled = ours(unet, running)
+    assert (controlled - plain).abs().mean() > 0.02 * plain.abs().mean()
+    torch.testing.assert_close(controlled, theirs(config, file, one, kind, 1.0), atol=1e-5, rtol=1e-4)
+    half = ours(unet, running, Schedule(weight=0.5))
+    torch.testing.assert_close(half, theirs(config, file, one, kind, 0.5), atol=1e-5, rtol=1e-4)
+    two = [embedding(kind, 7), embedding(kind, 8)]
+    beside = ours(unet, control(path, unet, *two, combination="Concat"))
+    torch.testing.assert_close(beside, theirs(config, file, two, kind, 1.0), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(beside, controlled, atol=1e-3)
+
+
+def test_several_pictures_count_as_their_average(tmp_path: Path) -> None:
+    unet = nets.unet(nets.SD1)
+    path = saved(tmp_path / "a.safetensors", adapter(unet, "standard"))
+    two = [embedding("standard", 7), embedding("standard", 8)]
+    mean = {POOLED: (two[0][POOLED] + two[1][POOLED]) / 2}
+    averaged, one = (ours(unet, control(path, unet, *given)) for given in (two, [mean]))
+    torch.testing.assert_close(averaged, one)
+    assert parse({}).combination is Combination.AVERAGE
+
+
+def test_layers_are_counted_by_blocks_in_the_order_in_which_they_run(tmp_path: Path) -> None:
+    """peer, IP-Adapter's transformer_index: SD1.5 inputs 0 to 5, middle 6, outputs 7 to 15; SDXL 0 to 3, 4,
+    5 to 10."""
+    for layout, layers in (("sd1", 16), ("sdxl", 11)):
+        unet = nets.unet(nets.LAYOUTS[layout])
+        path = saved(tmp_path / f"{layout}.safetensors", adapter(unet, "standard"))
+        running = control(path, unet, embedding("standard", 7))
+        sites = [site for site in unet_diffusers.LiveUNet(unet).sites if site.cross]
+        assert [running.layer(site) for site in sites] == sorted(running.layer(site) for site in sites)
+        assert {running.layer(site) for site in sites} == set(range(layers))
+        middle = {"sd1": 6, "sdxl": 4}[layout]
+        assert {running.layer(site) for site in sites if site.block.part == "middle"} == {middle}
+        assert family.recognise(read_header(path)).layers == layers
+
+
+def test_one_layer_alone_acts(tmp_path: Path) -> None:
+    unet = nets.unet(nets.SD1)
+    path = saved(tmp_path / "a.safetensors", adapter(unet, "standard"))
+    running = control(path, unet, embedding("standard", 7))
+    whole, none = (ours(unet, running, Schedule(layers=(factor,) * 16)) for factor in (1.0, 0.0))
+    last = ours(unet, running, Schedule(layers=(0.0,) * 15 + (1.0,)))
+    torch.testing.assert_close(whole, ours(unet, running))
+    assert (last - none).abs().mean() > 1e-3
+    assert (last - whole).abs().mean() > 1e-3
+
+
+def test_another_clip_network_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    unet = nets.unet(nets.SD1)
+    path = saved(tmp_path / "a.safetensors", adapter(unet, "plus"))
+    with pytest.raises(ControlError, match="looks with another network"):
+        control(path, unet, {POOLED: noise(1, WIDTH, seed=0)})
+    with pytest.raises(ControlError, match="looks with another network"):
+        control(path, unet, {PATCHES: noise(1, 9, WIDTH + 1, seed=0)})
+
+
+def test_a_damaged_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    unet = nets.unet(nets.SD1)
+    file = adapter(unet, "plus")
+    del file["image_proj"]["norm_out.bias"]
+    with pytest.raises(ControlError, match="cannot be used"):
+        control(saved(tmp_path / "a.safetensors", file), unet, embedding("plus", 7))
