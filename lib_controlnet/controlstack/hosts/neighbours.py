@@ -17,16 +17,19 @@ def rival() -> Path | None:
 
 
 def first_rival(active: Iterable[Path], own: Path) -> Path | None:
-    """Among folders of active extensions. Of several copies of this extension the first in the order of the
-    folders' names works, the others have it for a rival."""
-    own = own.resolve()
-    return next((f for f in map(Path.resolve, active) if f != own and _is_rival(f, own)), None)
+    """Among folders of active extensions, in the host's order and by the names they have there.
+
+    Of several copies of this extension the first by name works; the others have it for a rival.
+    """
+    folders = list(active)
+    name = next((folder.name for folder in folders if folder.samefile(own)), own.name)
+    return next((folder for folder in folders if not folder.samefile(own) and _is_rival(folder, name)), None)
 
 
-def _is_rival(folder: Path, own: Path) -> bool:
+def _is_rival(folder: Path, name: str) -> bool:
     if (folder / "lib_controlnet" / "controlstack").is_dir():
-        return folder.name < own.name
-    return all((folder / "scripts" / name).is_file() for name in ("controlnet.py", "external_code.py"))
+        return folder.name < name
+    return all((folder / "scripts" / script).is_file() for script in ("controlnet.py", "external_code.py"))
 
 
 def refusal(folder: Path) -> str:
