@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from embedded_server import JOB, running
@@ -66,3 +68,47 @@ def test_every_pass(host):
     painted = [host.img2img(photograph(), probe, **fields).arrays[0] for probe in ({}, {"x0": "after=0.5"})]
     assert close(painted[0][:8], painted[1][:8])
     assert not close(*painted)
+
+
+RELOADING = """
+from pathlib import Path
+from modules import script_callbacks, shared
+
+FOLDER = Path(__file__).parent
+
+
+def say(what):
+    with (FOLDER / "said.txt").open("a") as file:
+        file.write(what + " ")
+
+
+def started(page, app):
+    app.add_api_route("/reload", shared.state.request_restart, methods=["POST"])
+    say("started")
+
+
+say("loaded")
+script_callbacks.on_app_started(started)
+script_callbacks.on_before_reload(lambda: say("reload"))
+script_callbacks.on_script_unloaded(lambda: say("unloaded-first"))
+script_callbacks.on_script_unloaded(lambda: say("unloaded-last"))
+"""
+
+
+def test_scripts_are_loaded_anew(tmp_path):
+    """A1111's order at "Reload UI"; nothing is registered twice afterwards, and pictures stay the same."""
+    folder = tmp_path / "extensions/reloading/scripts"
+    folder.mkdir(parents=True)
+    (folder / "reloading.py").write_text(RELOADING)
+    with running(tmp_path) as client:
+        before = client.txt2img()
+        client.ask("/reload", {})
+        end = time.monotonic() + 60
+        while (folder / "said.txt").read_text().count("started") < 2 and time.monotonic() < end:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        after = client.txt2img()
+    said = (folder / "said.txt").read_text().split()
+    assert said == ["loaded", "started", "reload", "unloaded-last", "unloaded-first", "loaded", "started"]
+    assert np.array_equal(after.arrays[0], before.arrays[0])
+    assert after.hooks() == before.hooks()

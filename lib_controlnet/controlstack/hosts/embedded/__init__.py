@@ -19,7 +19,7 @@ def boot(argv: Sequence[str] = ()) -> None:
     logging.getLogger("ControlStack").setLevel(logging.INFO)
     _publish_modules()
     roots = _parse(argv)
-    from modules import devices, script_callbacks, scripts, shared
+    from modules import devices, scripts, shared
 
     from controlstack.hosts.embedded import checkpoint, offload
 
@@ -29,7 +29,26 @@ def boot(argv: Sequence[str] = ()) -> None:
     base = checkpoint.read(asked.ckpt, asked.prediction)
     shared.opts.set("sd_model_checkpoint", base.name)
     shared.sd_model = offload.place(base, devices.device, devices.dtype_unet, way)
-    scripts.load_scripts(roots)
+    scripts.roots[:] = roots
+    _load_scripts()
+
+
+def reload() -> None:
+    """Load the scripts anew, as A1111's "Reload UI" does, once no job runs. They may tidy up before."""
+    from modules import call_queue, script_callbacks, scripts
+
+    with call_queue.queue_lock:
+        script_callbacks.before_reload_callback()
+        script_callbacks.script_unloaded_callback()
+        script_callbacks.clear_callbacks()
+        scripts.unload_scripts()
+        _load_scripts()
+
+
+def _load_scripts() -> None:
+    from modules import script_callbacks, scripts, shared
+
+    scripts.load_scripts(scripts.roots)
     script_callbacks.ui_settings_callback()
     script_callbacks.model_loaded_callback(shared.sd_model)
     script_callbacks.before_ui_callback()

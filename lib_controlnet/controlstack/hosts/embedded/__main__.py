@@ -23,14 +23,18 @@ def main() -> int:
     if server.free_port(port) != port:
         sys.stderr.write(f"Port {port} is taken; choose another one with --port.\n")
         return 1
-    running = server.create_server(port)
-    sys.stdout.write(f"Serving on http://{server.HOST}:{port} (Ctrl-C ends it)\n")
-    sys.stdout.flush()
-    try:
-        running.run()
-    except KeyboardInterrupt:
-        return 0
-    return 0 if running.started else 1
+    while True:
+        running = server.create_server(port)
+        sys.stdout.write(f"Serving on http://{server.HOST}:{port} (Ctrl-C ends it)\n")
+        sys.stdout.flush()
+        try:
+            running.run()
+        except KeyboardInterrupt:
+            return 0
+        if shared.state.server_command != "restart":
+            return 0 if running.started else 1
+        shared.state.clear_command()
+        embedded.reload()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,13 @@ _PATIENCE = 3
 """Seconds that open connections are waited for at the end: those of a page in a browser never close."""
 
 
+class Server(uvicorn.Server):
+    """Ends, too, when a script asks for a restart."""
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or shared.state.server_command is not None
+
+
 def create_app() -> FastAPI:
     """The host's routes, those that extensions add, and last the page, which takes every other one."""
     app = FastAPI(title="ControlStack's embedded WebUI")
@@ -47,7 +54,7 @@ def create_server(port: int) -> uvicorn.Server:
     """The server, ready to `run`; Ctrl-C ends it when it runs in the main thread."""
     config = uvicorn.Config(create_app(), host=HOST, port=port, log_level="warning")
     config.timeout_graceful_shutdown = _PATIENCE
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def free_port(first: int) -> int:

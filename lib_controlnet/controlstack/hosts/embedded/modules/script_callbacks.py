@@ -65,9 +65,9 @@ def _registrar(kind: str) -> Callable[..., None]:
     return register
 
 
-def _dispatcher(kind: str) -> Callable[..., None]:
+def _dispatcher(kind: str, *, last_first: bool = False) -> Callable[..., None]:
     def dispatch(*args: Any, **kwargs: Any) -> None:
-        for callback in _registered.get(kind, ()):
+        for callback in _registered.get(kind, [])[:: -1 if last_first else 1]:
             try:
                 callback(*args, **kwargs)
             except Exception:  # noqa: BLE001  an extension's mistake must not stop the host
@@ -87,6 +87,11 @@ on_before_component, before_component_callback = (
 )
 on_after_component, after_component_callback = _registrar("after_component"), _dispatcher("after_component")
 on_infotext_pasted, infotext_pasted_callback = _registrar("infotext_pasted"), _dispatcher("infotext_pasted")
+on_before_reload, before_reload_callback = _registrar("before_reload"), _dispatcher("before_reload")
+on_script_unloaded, script_unloaded_callback = (
+    _registrar("script_unloaded"),
+    _dispatcher("script_unloaded", last_first=True),
+)
 on_cfg_denoised, cfg_denoised_callback = _registrar("cfg_denoised"), _dispatcher("cfg_denoised")
 on_cfg_after_cfg, cfg_after_cfg_callback = _registrar("cfg_after_cfg"), _dispatcher("cfg_after_cfg")
 on_cfg_denoiser, cfg_denoiser_callback = _registrar("cfg_denoiser"), _dispatcher("cfg_denoiser")
@@ -106,6 +111,11 @@ def ui_tabs_callback() -> list[tuple[Any, str, str]]:
         except Exception:  # noqa: BLE001  as above
             errors.report(f"Error executing callback ui_tabs of {callback.__module__}", exc_info=True)
     return tabs
+
+
+def clear_callbacks() -> None:
+    """Forget all of them, before scripts are loaded anew."""
+    _registered.clear()
 
 
 def remove_callbacks_for_function(function: Callable[..., Any]) -> None:

@@ -143,6 +143,8 @@ class ScriptClassData:
 
 
 scripts_data: list[ScriptClassData] = []
+roots: list[Path] = []
+"""The folders of the extensions."""
 _basedir = paths.script_path
 
 
@@ -174,6 +176,13 @@ def load_scripts(roots: Sequence[Path]) -> None:
                 for value in vars(module).values()
                 if inspect.isclass(value) and issubclass(value, Script) and value is not Script
             )
+
+
+def unload_scripts() -> None:
+    """Forget every script."""
+    global scripts_txt2img, scripts_img2img
+    scripts_data.clear()
+    scripts_txt2img, scripts_img2img = ScriptRunner("txt2img"), ScriptRunner("img2img")
 
 
 class ScriptRunner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass
@@ -24,6 +24,16 @@ class State:
     time_start: float | None = None
     current_latent: Any = None
     """What the UNet is looking at, "4 h w", of the first picture of the running batch."""
+
+    server_command: ClassVar[str | None] = None
+    """What the server is to do next: "restart", or go on."""
+
+    def request_restart(self) -> None:
+        """Have the scripts loaded anew and the page built anew, once what runs has ended."""
+        type(self).server_command = "restart"
+
+    def clear_command(self) -> None:
+        type(self).server_command = None
 
     def begin(self, job: str = "(unknown)") -> None:
         for field in fields(self):
