@@ -18,6 +18,9 @@ HEADS, GROUPS = "num_attention_heads", "norm_num_groups"
 """What leaves no trace in the shapes: a safetensors file may give them in its metadata, as JSON. Heads are
 one int, or a list with one for each level."""
 
+ANY = 0
+"""The width of a conditioning that a control made for SDXL does not look at."""
+
 
 @dataclass(frozen=True)
 class Base:
@@ -25,7 +28,7 @@ class Base:
 
     width: channels of the first level
     context: channels of the prompt tokens; None where nothing attends to them
-    vector: channels of SDXL's vector conditioning, else None
+    vector: channels of SDXL's vector conditioning, else None; `ANY` for a control that does not see it
     blocks: how many skips the encoder hands to the decoder
     """
 
@@ -39,16 +42,20 @@ class Base:
         """The name people know it by."""
         if self.vector is not None:
             return "SDXL"
-        return {768: "SD1.x", 1024: "SD2.x"}.get(self.context or 0, f"a base model of context {self.context}")
+        if self.context is None:
+            return "SD1.x or SD2.x"
+        return {768: "SD1.x", 1024: "SD2.x"}.get(self.context, f"a base model of context {self.context}")
 
     def __str__(self) -> str:
         numbers = {"width": self.width, "context": self.context, "vector": self.vector, "skips": self.blocks}
-        return f"{self.name} ({', '.join(f'{key} {n}' for key, n in numbers.items() if n is not None)})"
+        return f"{self.name} ({', '.join(f'{key} {n}' for key, n in numbers.items() if n)})"
 
     def mismatch(self, other: Base) -> str | None:
         """Why a control made for this base cannot act on a UNet of that one; None when it can."""
         contexts = {self.context, other.context} - {None}  # SDXL's small ControlNets attend to nothing
-        fits = (self.width, self.vector, self.blocks) == (other.width, other.vector, other.blocks)
+        vectors = (self.vector, other.vector)
+        vector_fits = self.vector == other.vector or (ANY in vectors and None not in vectors)
+        fits = (self.width, self.blocks) == (other.width, other.blocks) and vector_fits
         return None if fits and len(contexts) < 2 else f"It is made for {self}, but the checkpoint is {other}"
 
 

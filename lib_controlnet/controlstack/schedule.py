@@ -171,17 +171,16 @@ class Strength:
 
     def apply(self, residuals: Residuals) -> Residuals:
         """Scale the residuals of `rows` and spread them over all rows of the call, zeros elsewhere."""
-        middle, encoder = residuals.middle, residuals.encoder
-        last = len(residuals.skips)
+        skips, middle, encoder = residuals.skips, residuals.middle, residuals.encoder or {}
+        soft = soft_weight if skips else SOFT_ENCODER.__getitem__
         return Residuals(
-            tuple(self.change(skip, self._factor(i, soft_weight)) for i, skip in enumerate(residuals.skips)),
-            None if middle is None else self.change(middle, self._factor(last, soft_weight)),
-            None
-            if encoder is None
-            else {
+            tuple(self.change(skip, self._factor(i, soft_weight)) for i, skip in enumerate(skips)),
+            None if middle is None else self.change(middle, self._factor(len(skips or encoder), soft)),
+            {
                 block: self.change(encoder[block], self._factor(n, SOFT_ENCODER.__getitem__))
                 for n, block in enumerate(sorted(encoder))
-            },
+            }
+            or None,
         )
 
     def change(self, change: Tensor, factor: float, *, spatial: bool = True) -> Tensor:

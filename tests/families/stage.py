@@ -1,0 +1,116 @@
+"""A tiny UNet at one step of a job of two pictures, with units from the words of a request to the output."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import nets
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from controlstack import plan, preprocess
+from controlstack.catalog import Catalog
+from controlstack.evaluation import Evaluation
+from controlstack.hosts import unet_diffusers
+from controlstack.joints import Call, Row, RowKind, Shadow
+from controlstack.session import Session
+from controlstack.sources import Job
+from controlstack.unit import parse
+from controlstack.weights import Loaded
+
+SIZE = 64
+ROWS = tuple(Row(image, kind) for kind in (RowKind.UNCOND, RowKind.COND) for image in range(2))
+LAYOUTS = ("sd1", "sdxl")
+TINY = {
+    module.FAMILY: module
+    for module in (
+        importlib.import_module(f"tiny.{file.stem}")
+        for file in sorted((Path(__file__).parent / "tiny").glob("*.py"))
+    )
+}
+"""The families' tiny nets: each module gives FAMILY, tensors(layout, seed) and, if units need more, UNIT."""
+
+
+class Stage:
+    """A UNet, and two files of a family, net0 and net1."""
+
+    def __init__(self, folder: Path, layout: str, family: str) -> None:
+        self.layout, self.tiny = layout, TINY[family]
+        self.unet = unet(layout)
+        for seed in range(2):
+            nets.save(folder / f"net{seed}.safetensors", self.tiny.tensors(layout, seed))
+        self.catalog, self.models = Catalog([folder]), Loaded(3)
+        self.calls = 0
+
+    def unit(self, seed: int = 0, **fields: Any) -> dict[str, Any]:
+        extra = getattr(self.tiny, "UNIT", {})
+        return {"model": "net0", "module": "none", "image": picture(seed), **extra, **fields}
+
+    def begin(self, *units: dict[str, Any]) -> Session:
+        job = Job(width=SIZE, height=SIZE, base=unet_diffusers.base_of(self.unet), hires=True)
+        plans = [plan.resolve(i, parse(unit), job, self.catalog) for i, unit in enumerate(units)]
+        session = Session(self.models, preprocess.Cache(), plans)
+        session.prepare()
+        session.begin(SIZE, SIZE, unet_diffusers.LiveUNet(self.unet), hires=False)
+        return session
+
+    def output(self, *units: dict[str, Any], rows: Sequence[int] = (0, 1, 2, 3)) -> Tensor:
+        """What the UNet puts out for these rows, with a count of the modules beside it that were called."""
+        session = self.begin(*units)
+        return self.evaluate(session, rows)
+
+    def evaluate(self, session: Session, rows: Sequence[int] = (0, 1, 2, 3)) -> Tensor:
+        x, t, context, added = inputs(self.layout)
+        at = list(rows)
+        chosen = None if added is None else {name: value[at] for name, value in added.items()}
+
+        def on_call(
+            x: Tensor, t: Tensor, context: Tensor, y: Tensor | None, shadow: Shadow
+        ) -> Evaluation | None:
+            return session.step(Call(x, t, context, y, tuple(ROWS[i] for i in at), shadow=shadow))
+
+        with self._counting(), torch.no_grad(), unet_diffusers.attach(self.unet, on_call, session.joints):
+            return self.unet(x[at], t[at], context[at], added_cond_kwargs=chosen, return_dict=False)[0]
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        own = set(self.unet.modules())
+        self.calls = 0
+
+        def count(module: nn.Module, _: object) -> None:
+            self.calls += module not in own
+
+        hook = nn.modules.module.register_module_forward_pre_hook(count)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+@cache
+def unet(layout: str) -> Any:
+    return nets.unet(nets.LAYOUTS[layout])
+
+
+@cache
+def inputs(layout: str) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor] | None]:
+    """x, t, the prompt and, for SDXL, the pooled prompt with the sizes; different in all rows."""
+    torch.manual_seed(0)
+    rows, cells = len(ROWS), SIZE // 8
+    context = torch.randn(rows, 7, nets.LAYOUTS[layout]["cross_attention_dim"])
+    added = None
+    if layout == "sdxl":
+        sizes = torch.tensor([[128.0, 128, 0, 0, 128, 128]] * rows)
+        added = {"text_embeds": torch.randn(rows, 24), "time_ids": sizes}
+    return torch.randn(rows, 4, cells, cells), torch.tensor([700.0] * rows), context, added
+
+
+def picture(seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
