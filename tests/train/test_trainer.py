@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import nets
 import pytest
 import torch
@@ -18,15 +19,19 @@ from diffusers import ControlNetModel
 from embedded_nets import write_ldm
 from PIL import Image
 from safetensors.torch import load_file
-from training import SIDE, TINY, Latents, Shapes, base, quick, state, write_folder
+from training import SIDE, TINY, Latents, Shapes, base, quick, shape, state, write_folder
 
-from controlstack import family
+from controlstack import family, plan, preprocess
+from controlstack.catalog import Catalog
 from controlstack.errors import ControlError
 from controlstack.hosts import unet_diffusers
+from controlstack.session import Session
+from controlstack.sources import Job
 from controlstack.train import saving
 from controlstack.train.__main__ import main
 from controlstack.train.trainer import train
-from controlstack.weights import read_header
+from controlstack.unit import parse
+from controlstack.weights import Loaded, read_header
 
 PACKAGES = Path(__file__).parents[2] / "lib_controlnet"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PACKAGES), "OMP_NUM_THREADS": "1"}
@@ -152,6 +157,36 @@ def test_the_result_is_recognised_and_acts(tmp_path: Path):
             found = network.net(x, t, context, network.hint_encoder(hint), return_dict=False)
         assert all(torch.equal(a, b) for a, b in zip((*expected, middle), (*found[0], found[1]), strict=True))
     assert all(name.startswith("control_model.") for name in read_header(file).shapes)
+
+
+def test_the_result_acts_in_a_session(tmp_path: Path):
+    """Found by its name and at work on a UNet as in the embedded host; expected: diffusers' own sum."""
+    file = train(base(), Latents(), tmp_path, quick(learning_rate=1e-2))
+    unet, (picture, _, _) = base().unet, shape(0)
+    job = Job(SIDE, SIDE, unet_diffusers.base_of(unet))
+    unit = parse({"model": "controlnet", "module": "canny", "image": picture})
+    plans = [plan.resolve(0, unit, job, Catalog([file.parent]))]
+    draw = torch.Generator().manual_seed(0)
+    x, context = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 77, 64, generator=draw)
+    t = torch.tensor(400)
+    session = Session(Loaded(1), preprocess.Cache(), plans)
+    session.prepare()
+    session.begin(SIDE, SIDE, unet_diffusers.LiveUNet(unet), hires=False)
+    follow = unet_diffusers.follow(unet, session.step, session.joints, pictures=1, evaluations=lambda: 1)
+    with torch.no_grad(), follow:
+        found = unet(x, t, context).sample
+    session.close()
+
+    net = ControlNetModel.from_pretrained(file.with_suffix("")).eval()
+    edges = torch.from_numpy(cv2.Canny(picture, 100, 200)).float()[None, None] / 255
+    with torch.no_grad():
+        skips, middle = net(x, t, context, edges.expand(2, 3, -1, -1), return_dict=False)
+        expected = unet(
+            *(x, t, context), down_block_additional_residuals=skips, mid_block_additional_residual=middle
+        ).sample
+        plain = unet(x, t, context).sample
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert (expected - plain).abs().max() > 1e-3
 
 
 def test_cached_latents_train_the_same(tmp_path: Path):

@@ -9,11 +9,12 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from controlstack import preprocess
 from controlstack.errors import ControlError
@@ -92,6 +93,8 @@ def _hints(said: argparse.Namespace) -> folder.Hints | None:
     if not said.preprocessor:
         return None
     found = preprocess.find(said.preprocessor)
+    if found.embed is not None:
+        raise ControlError(f"The preprocessor {found.label!r} makes no map", fix="Choose another one")
     return folder.Hints(found, said.resolution, said.threshold_a, said.threshold_b)
 
 
@@ -105,63 +108,88 @@ def _decay(text: str) -> float | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m controlstack.train",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = argparse.ArgumentParser(prog="python -m controlstack.train", description=__doc__)
+    _add_what(parser)
+    _add_data(parser)
+    _add_training(parser)
+    _add_files(parser)
+    return parser
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is trained")
+    group.add_argument("--base", type=Path, required=True, help="checkpoint file or diffusers folder")
+    group.add_argument("--data", type=Path, required=True, help="folder of pictures, hints and captions")
+    group.add_argument("--out", type=Path, required=True, help="folder for everything that comes out")
+    group.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in --out, if any"
     )
-    needed = parser.add_argument_group("what is trained")
-    needed.add_argument("--base", type=Path, required=True, help="checkpoint file or diffusers folder")
-    needed.add_argument("--data", type=Path, required=True, help="folder of pictures, hints and captions")
-    needed.add_argument("--out", type=Path, required=True, help="folder for everything that comes out")
-    needed.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    needed.add_argument("--start", type=Path, help="a ControlNet to train further, instead of a fresh copy")
-    needed.add_argument(
+    group.add_argument("--start", type=Path, help="a ControlNet to train further, instead of a fresh copy")
+    group.add_argument(
         "--prediction", choices=("eps", "v"), help="what the base predicts, if it does not say"
     )
-    data = parser.add_argument_group("data")
-    data.add_argument(
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument(
         "--size", type=_size, help="N or WIDTHxHEIGHT in px; that of most pictures if not given"
     )
-    data.add_argument("--crop", action="store_true", help="scale and cut pictures of other sizes")
-    data.add_argument(
-        "--hold-out", type=int, default=4, help="last examples kept for validation pictures only"
-    )
-    data.add_argument(
+    group.add_argument("--crop", action="store_true", help="scale and cut pictures of other sizes")
+    add = _adder(group)
+    add("--hold-out", 4, "last examples, kept for the validation pictures only")
+    group.add_argument(
         "--preprocessor", default="", help="make the hints with this, instead of reading hints/"
     )
-    data.add_argument("--resolution", type=float, default=-1, help="for it, px; -1 is the pictures' own")
-    data.add_argument("--threshold-a", type=float, default=-1, help="for it; -1 is its own")
-    data.add_argument("--threshold-b", type=float, default=-1, help="for it; -1 is its own")
-    data.add_argument("--cache-latents", action="store_true", help="run VAE and text encoders only once")
-    data.add_argument("--workers", type=int, default=Config.workers, help="processes that read pictures")
-    loop = parser.add_argument_group("training")
-    loop.add_argument("--steps", type=int, default=Config.steps)
-    loop.add_argument("--batch", type=int, default=Config.batch)
-    loop.add_argument("--accumulate", type=int, default=Config.accumulate, help="batches in a step")
-    loop.add_argument("--learning-rate", type=float, default=Config.learning_rate)
-    loop.add_argument("--schedule", choices=SCHEDULES, default=Config.schedule)
-    loop.add_argument("--warmup", type=int, default=Config.warmup, help="steps")
-    loop.add_argument("--weight-decay", type=float, default=Config.weight_decay)
-    loop.add_argument("--max-norm", type=float, default=Config.max_norm, help="of the gradients")
-    loop.add_argument("--prompt-dropout", type=float, default=Config.prompt_dropout)
-    loop.add_argument("--min-snr", type=float, help="gamma, often 5; not given: no weighting")
-    loop.add_argument("--ema", type=_decay, help="decay of a moving average, as 0.999")
-    loop.add_argument(
-        "--hint-channels", type=int, nargs=4, default=Config.hint_channels, help="of a fresh copy"
+    add("--resolution", -1.0, "for it, px; -1 is the pictures' own")
+    add("--threshold-a", -1.0, "for it; -1 is its usual value")
+    add("--threshold-b", -1.0, "for it; -1 is its usual value")
+    group.add_argument("--cache-latents", action="store_true", help="run VAE and text encoders only once")
+    add("--workers", Config.workers, "processes that read pictures; 0 reads them in the training process")
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    add = _adder(group)
+    add("--steps", Config.steps, "changes of the weights")
+    add("--batch", Config.batch, "examples computed at once")
+    add("--accumulate", Config.accumulate, "batches in a step")
+    add("--learning-rate", Config.learning_rate, "its highest value")
+    add("--schedule", Config.schedule, "of the learning rate after the warm-up", choices=SCHEDULES)
+    add("--warmup", Config.warmup, "steps over which the learning rate rises")
+    add("--weight-decay", Config.weight_decay, "of AdamW")
+    add("--max-norm", Config.max_norm, "of the gradients")
+    add("--prompt-dropout", Config.prompt_dropout, "share of the examples seen with an empty prompt")
+    group.add_argument("--min-snr", type=float, help="gamma of min-SNR weighting, often 5; none if not given")
+    group.add_argument("--ema", type=_decay, help="decay of a moving average, as 0.999; none if not given")
+    group.add_argument(
+        "--hint-channels",
+        type=int,
+        nargs=4,
+        default=Config.hint_channels,
+        help=f"widths of a fresh hint encoder {Config.hint_channels}",
     )
-    loop.add_argument("--precision", choices=PRECISIONS, default=Config.precision)
-    loop.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
-    loop.add_argument("--seed", type=int, default=Config.seed)
-    loop.add_argument("--cpu", action="store_true", help="even where there is a GPU")
-    out = parser.add_argument_group("what comes out")
-    out.add_argument("--name", default=Config.name, help="of the model files")
-    out.add_argument("--save-every", type=int, default=Config.save_every, help="steps")
-    out.add_argument("--save-precision", choices=PRECISIONS, default=Config.save_precision)
-    out.add_argument("--validate-every", type=int, default=Config.validate_every, help="steps")
-    out.add_argument("--validation-steps", type=int, default=Config.validation_steps, help="of the sampler")
-    out.add_argument("--guidance", type=float, default=Config.guidance, help="of the sampler")
-    return parser
+    add("--precision", Config.precision, "of the nets; what learns stays in fp32", choices=PRECISIONS)
+    group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
+    add("--seed", Config.seed, "of all that is drawn at random")
+    group.add_argument("--cpu", action="store_true", help="even where there is a GPU")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    add = _adder(parser.add_argument_group("what comes out"))
+    add("--name", Config.name, "of the model files")
+    add("--save-every", Config.save_every, "steps between two checkpoints")
+    add("--save-precision", Config.save_precision, "of the model files", choices=PRECISIONS)
+    add("--validate-every", Config.validate_every, "steps between two sheets of validation pictures")
+    add("--validation-steps", Config.validation_steps, "of their sampler")
+    add("--guidance", Config.guidance, "of their sampler")
+
+
+def _adder(group: Any) -> Callable[..., None]:
+    def add(name: str, default: Any, what: str, **more: Any) -> None:
+        group.add_argument(name, type=type(default), default=default, help=f"{what} ({default})", **more)
+
+    return add
 
 
 if __name__ == "__main__":
