@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Nearly all that is made while the host starts stays, and looking for garbage among it takes a sixth of
+    the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@_uncollected()
 def boot(argv: Sequence[str] = ()) -> None:
     """Make this process the host: `modules` importable, the checkpoint and the extensions' scripts loaded.
 
