@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _files(names: Iterable[str]) -> list[File]:
     """The files of these preprocessors, each once, in the shelf's order."""
     asked = [preprocess.find(name) for name in names] or preprocess.everything()
-    return list(dict.fromkeys(file for preprocessor in asked for file in preprocessor.files))
+    return list(
+        dict.fromkeys(file for preprocessor in asked for file in (*preprocessor.files, *preprocessor.instead))
+    )
 
 
 def _say(file: File, sentence: str) -> None:

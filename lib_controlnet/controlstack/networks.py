@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from controlstack.downloads import File, Store
 from controlstack.errors import ControlError
-from controlstack.image import Array
 from controlstack.weights import Loaded, read_header, read_tensors, stamp
 
 State: TypeAlias = dict[str, Tensor]
@@ -88,10 +89,10 @@ def filled(network: nn.Module, state: State) -> nn.Module:
     return network
 
 
-def pixels(picture: Array, network: nn.Module) -> Tensor:
+def pixels(picture: NDArray[np.generic], network: nn.Module) -> Tensor:
     """A picture "H W 3" as "1 3 H W", 0..255 in float32, where the network is."""
     device = next(network.parameters()).device
-    return torch.from_numpy(picture.copy()).to(device).permute(2, 0, 1)[None].float()
+    return torch.from_numpy(picture.astype(np.float32)).to(device).permute(2, 0, 1)[None]
 
 
 def _best_device() -> torch.device:

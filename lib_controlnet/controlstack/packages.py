@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -38,6 +39,13 @@ def fault(package: str) -> ControlError | None:
 def bring(module: str) -> ModuleType:
     """Import a module. Raises ControlError, which names the package that is absent or broken."""
     return _imported(module, module.partition(".")[0])
+
+
+def check(names: Iterable[str]) -> None:
+    """Import these packages, except controlnet_aux, of which single modules are taken. Raises as `bring`."""
+    for name in names:
+        if name != "controlnet_aux":
+            bring(name)
 
 
 def controlnet_aux(module: str) -> ModuleType:

@@ -73,6 +73,7 @@ class Preprocessor:
     """One preprocessor: `run` makes a map, uint8 "h w 3|4", of a picture, uint8 "H W 3" RGB.
 
     embed: makes what families read instead of a map; `run` then makes what people are shown
+    delegates: the one that the unit's model asks for takes its place
     name, label: what the API says and what people see; both are found
     control_types: the control types that offer it
     priority: order within a control type, higher first
@@ -109,6 +110,7 @@ class Preprocessor:
     packages: tuple[str, ...] = ()
     blocked: ControlError | None = None
     embed: Callable[[Array, Ask], Embedding] | None = None
+    delegates: bool = False
 
     def ask(
         self,
@@ -209,6 +211,7 @@ class Cache:
             return self._maps[key]
         if error := unavailable(preprocessor, self.networks):
             raise error
+        packages.check(preprocessor.packages)  # before weights are downloaded for nothing
         result = preprocessor.run(image, replace(ask, networks=self.networks))
         result.setflags(write=False)
         self._maps[key] = result

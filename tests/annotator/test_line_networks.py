@@ -89,16 +89,16 @@ def test_lineart_anime_denoise(manga_lines: Networks, picture: Array):
     assert np.abs(ours[4::16, 8::16].astype(int) - np.array(expected)[..., None]).max() <= 1
 
 
-@pytest.mark.parametrize(("a", "b"), [(0.01, 0.01), (0.1, 0.1), (0.3, 0.5), (2, 20)])
+@pytest.mark.parametrize(("a", "b"), [(0.01, 0.01), (0.5, 0.1), (0.9, 20), (2, 20)])
 def test_mlsd(a: float, b: float, tmp_path: Path, picture: Array):
     """Layout: MobileV2_MLSD_Large of controlnet_aux 0.0.10, as a bare state dict.
 
     The value of the last threshold is beyond all: no segment, where the detector fails and draws nothing.
     """
     aux = pytest.importorskip("controlnet_aux", exc_type=ImportError)
-    torch.manual_seed(3)
     network = aux.mlsd.MobileV2_MLSD_Large()
     state = weights.like(network, 3)
+    state["block23.conv3.weight"] = 100 * state["block23.conv3.weight"]  # likelihoods from 0 to 1
     network.load_state_dict(state)
     shelf = weights.placed(tmp_path, find("mlsd").files[0], state)
     theirs = aux.MLSDdetector(network.eval())(picture, a, b, 64, 64, output_type="np")

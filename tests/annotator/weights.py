@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from controlstack.downloads import File
+from controlstack.downloads import File, Store
 from controlstack.networks import Networks
 
 _LENGTH = 1 << 16
@@ -51,8 +51,6 @@ def placed(
 
     wrap: how the published file nests its tensors
     """
-    from controlstack.downloads import Store
-
     path = folder / file.folder / file.name
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(wrap(state), path)
