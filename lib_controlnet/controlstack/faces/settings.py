@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controlstack.hosts import options
-from controlstack.hosts.webui import MAX_UNITS, WebUI
+from controlstack.hosts.webui import CONTINUE_WITHOUT_CONTROL, MAX_UNITS, WebUI
 from controlstack.log import log
-
-CONTINUE_WITHOUT_CONTROL = "control_net_continue_without_control"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 from controlstack import geometry, image, plan, preprocess
 from controlstack.catalog import Catalog
 from controlstack.errors import ControlError
+from controlstack.hosts import detected_maps
 from controlstack.image import Array, Picture
 from controlstack.joints import Services
 from controlstack.layout import Base
@@ -27,6 +28,8 @@ from controlstack.unit import ControlNetUnit, ResizeMode, infotext, parse
 from controlstack.weights import Loaded
 
 MAX_UNITS = 10
+CONTINUE_WITHOUT_CONTROL = "control_net_continue_without_control"
+"""The setting with which a job whose unit fails paints on; it is off."""
 _SESSION = "controlstack_session"
 
 
@@ -103,7 +106,8 @@ class WebUI(ABC):
                     noise.copy_(changed)
         except Exception as error:  # noqa: BLE001  kept, and raised at the first UNet call
             self._fail(p, session, error)
-        self._hooks = self.attach(p, session)
+        if session.failure is None or not self.option(CONTINUE_WITHOUT_CONTROL, default=False):
+            self._hooks = self.attach(p, session)
 
     def pictures(self, p: Any, pictures: list[Tensor]) -> None:
         """Let controls change the decoded pictures of a batch in place, each "3 H W", 0..1."""
@@ -123,14 +127,17 @@ class WebUI(ABC):
             return
         for sentence in session.close():
             self._say(p, sentence)
-        if not self.option("control_net_no_detectmap", default=False):
-            processed.images.extend(
-                Image.fromarray(image.shown(m))
-                for unit in session.plans
-                if unit.unit.save_detected_map
-                for m in session.maps(unit.index)
-            )
         delattr(p, _SESSION)
+        maps = [
+            (resolved.preprocessor.name, Image.fromarray(image.shown(m)))
+            for resolved in session.plans
+            if resolved.unit.save_detected_map
+            for m in session.maps(resolved.index)
+        ]
+        if not self.option("control_net_no_detectmap", default=False):
+            processed.images.extend(picture for _, picture in maps)
+        if self.option("control_net_detectmap_autosaving", default=False):
+            detected_maps.save(p, self.option("control_net_detectedmap_dir", "detected_maps"), maps)
 
     def release(self) -> None:
         """Take every hook out of the UNet. Safe at any time, and done again before every job and pass."""

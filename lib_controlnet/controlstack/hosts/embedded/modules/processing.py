@@ -46,6 +46,7 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
 def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     """Run a job. The hooks come in A1111's order, which a test holds."""
     limits.check(p)
+    p.outpath_samples = p.outpath_samples or default_output_dir
     p.width, p.height = p.width // opt_f * opt_f, p.height // opt_f * opt_f
     p.job_timestamp = shared.state.job_timestamp
     _fill_lists(p)
@@ -165,8 +166,8 @@ def _finished(p: StableDiffusionProcessing, decoded: Tensor, i: int) -> Any:
     picture: Any = pp.image
     picture.info["parameters"] = create_infotext(p, index)
     if not p.do_not_save_samples:
-        folder = p.outpath_samples or default_output_dir
-        saved = images.save_image(picture, folder, str(p.all_seeds[index]), info=picture.info["parameters"])
+        text, name = picture.info["parameters"], str(p.all_seeds[index])
+        saved = images.save_image(picture, str(p.outpath_samples), name, info=text)
         picture.already_saved_as = str(saved)
     return picture
 

@@ -1,0 +1,110 @@
+"""Requests as public clients send them, kept in `clients/`: shapes from each client's code or documentation,
+named in the file. Each is answered with control, with the plain picture that it asks for, or with a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "hosts"))
+
+from control_server import PHOTO, STEPS, Host, difference, job, pixels, png, serving, unit  # noqa: E402
+
+REQUESTS = sorted((HERE / "clients").glob("*.json"))
+MASK = np.zeros((256, 256), np.uint8)
+MASK[128:] = 255
+FILLED = {"<photo>": PHOTO, "<mask>": png(MASK), "<model>": "net0"}
+SHOWN = 3
+"""Levels of 255 that control has to move a picture by, on average. Every request has two steps."""
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    with serving(tmp_path_factory.mktemp("host")) as host:
+        yield host
+
+
+def filled(value: Any) -> Any:
+    """The request with real pictures and a real model."""
+    if isinstance(value, dict):
+        return {key: filled(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [filled(one) for one in value]
+    return FILLED.get(value, value) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("file", REQUESTS, ids=lambda file: file.stem)
+def test_a_clients_request(host: Host, file: Path) -> None:
+    request = json.loads(file.read_text(encoding="utf-8"))
+    body, expect = filled(request["body"]), request["expect"]
+    host.watch()
+    answer = host.post(request["route"], body)
+    calls = host.watch()["network_calls"]
+    if expect == "map":
+        assert answer.status_code == 200, answer.text
+        assert pixels(answer.json()["images"][0]).std() > 0
+    elif expect in ("control", "plain"):
+        assert answer.status_code == 200, answer.text
+        plain = host.post(request["route"], {**body, "alwayson_scripts": {}}).json()["images"][0]
+        moved = difference(pixels(answer.json()["images"][0]), pixels(plain))
+        assert (moved >= SHOWN) if expect == "control" else moved == 0
+        assert calls == request.get("units", 1) * (expect == "control") * STEPS
+    else:
+        assert answer.status_code >= 400
+        assert re.search(expect, answer.text)
+
+
+@pytest.fixture
+def setting(host: Host) -> Iterator[Callable[..., None]]:
+    """Sets settings as programs do; they are put back afterwards."""
+    before = host.session.get("/sdapi/v1/options").json()
+    changed: dict[str, Any] = {}
+
+    def change(**settings: Any) -> None:
+        changed.update(settings)
+        assert host.post("/sdapi/v1/options", settings).status_code == 200
+
+    yield change
+    host.post("/sdapi/v1/options", {key: before[key] for key in changed})
+
+
+def test_with_the_lenient_setting_a_failing_unit_is_left_out_and_said(
+    host: Host, setting: Callable[..., None]
+) -> None:
+    wrong = unit(model="nobody")
+    plain = host.pictures()[0]
+    assert host.post("/sdapi/v1/txt2img", job(wrong)).status_code == 500
+    setting(control_net_continue_without_control=True)
+    answer = host.post("/sdapi/v1/txt2img", job(wrong))
+    assert answer.status_code == 200
+    assert np.array_equal(pixels(answer.json()["images"][0]), plain)
+    assert "There is no control model called 'nobody'" in answer.json()["info"]
+    assert difference(host.pictures(unit())[0], plain) >= SHOWN
+
+
+def test_detected_maps_are_saved_as_files(host: Host, setting: Callable[..., None]) -> None:
+    setting(control_net_detectmap_autosaving=True)
+    _, canny, ready = host.pictures(unit(), unit(module="none"))
+    setting(control_net_no_detectmap=True)
+    assert len(host.pictures(unit())) == 1
+    folder = host.folder / "outputs" / "detected_maps"
+    saved = sorted(folder.rglob("*.png"))
+    assert [file.parent.name for file in saved] == ["canny", "canny"], "a ready map is the user's own"
+    assert np.array_equal(np.asarray(Image.open(saved[0])), canny)
+    assert ready.shape == canny.shape
+
+
+def test_programs_cannot_choose_where_files_go(host: Host) -> None:
+    host.post("/sdapi/v1/options", {"control_net_detectedmap_dir": "/elsewhere"})
+    options = host.session.get("/sdapi/v1/options").json()
+    assert options.get("control_net_detectedmap_dir", "detected_maps") == "detected_maps"
