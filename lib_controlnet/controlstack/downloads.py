@@ -34,6 +34,7 @@ class File:
     licence: of the weights; "non-commercial" ones are used when the user has put them there, never downloaded
     sha256, size: as published, in hex digits and bytes; None where nobody published them
     revision: commit, branch or tag
+    saved_as: its name on disk, where that is not the one in the repository
     """
 
     repository: str
@@ -45,11 +46,12 @@ class File:
     revision: str = "main"
     space: bool = False
     placed_by_user: bool = False
+    saved_as: str = ""
 
     @property
     def name(self) -> str:
         """What the file is called on disk."""
-        return PurePosixPath(self.path).name
+        return self.saved_as or PurePosixPath(self.path).name
 
     @property
     def source(self) -> str:

@@ -30,6 +30,7 @@ class Match:
     of_checkpoint: the network is made of the checkpoint's weights too, and only good for that checkpoint
     cond_only: acts on the rows of the positive prompt only, in every control mode
     embeddings: reads what `Preprocessor.embed` makes, not a map
+    preprocessor: the one that the network was made with, by name, for a unit that leaves the choice to it
     detail: the family's own reading of the file
     """
 
@@ -40,6 +41,7 @@ class Match:
     of_checkpoint: bool = False
     cond_only: bool = False
     embeddings: bool = False
+    preprocessor: str = ""
     detail: object = field(default=None, repr=False)
 
 

@@ -64,7 +64,10 @@ def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Pla
     """Raises ControlError, naming the unit, for anything that cannot work."""
     try:
         preprocessor = preprocess.find(unit.module)
-        matches = _matches(unit, preprocessor, job.base, catalog)
+        match = None if unit.model == "None" else _match(unit.model, job.base, catalog)
+        if preprocessor.delegates:
+            preprocessor = _delegate(preprocessor, match)
+        matches = _matches(unit, preprocessor, match, job.base)
         many = preprocessor.embed is not None
         source = sources.choose(unit, job, wants_mask=preprocessor.accepts_mask, many=many)
         schedule = _schedule(unit, preprocessor, matches[0], job)
@@ -77,11 +80,23 @@ def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Pla
     return Plan(index, said, preprocessor, source, ask, matches, schedule)
 
 
-def _matches(unit: ControlNetUnit, preprocessor: Preprocessor, base: Base, catalog: Catalog) -> list[Match]:
+def _delegate(preprocessor: Preprocessor, match: Match | None) -> Preprocessor:
+    """The preprocessor that the model was made with."""
+    if match is None or not match.preprocessor:
+        raise ControlError(
+            f"The preprocessor {preprocessor.label!r} stands for the one that a model asks for",
+            "There is no model, or it asks for none",
+            "Choose a model of the same control type, or another preprocessor",
+        )
+    return preprocess.find(match.preprocessor)
+
+
+def _matches(
+    unit: ControlNetUnit, preprocessor: Preprocessor, match: Match | None, base: Base
+) -> list[Match]:
     companion = family.called(preprocessor.companion)
     beside = [companion.beside(base)] if companion else []
-    if unit.model != "None":
-        match = _match(unit.model, base, catalog)
+    if match is not None:
         if match.embeddings != (preprocessor.embed is not None):
             reads, makes = ("embeddings", "a map") if match.embeddings else ("a map", "embeddings")
             raise ControlError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import nets
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -35,7 +36,8 @@ TINY = {
         for file in sorted((Path(__file__).parent / "tiny").glob("*.py"))
     )
 }
-"""The families' tiny nets: each module gives FAMILY, tensors(layout, seed) and, if units need more, UNIT."""
+"""The families' tiny nets: each module gives FAMILY, tensors(layout, seed) and, if units need more, UNIT and
+a PREPROCESSOR of its own."""
 
 
 class Stage:
@@ -55,7 +57,10 @@ class Stage:
 
     def begin(self, *units: dict[str, Any]) -> Session:
         job = Job(width=SIZE, height=SIZE, base=unet_diffusers.base_of(self.unet), hires=True)
-        plans = [plan.resolve(i, parse(unit), job, self.catalog) for i, unit in enumerate(units)]
+        with pytest.MonkeyPatch.context() as shelf:
+            if own := getattr(self.tiny, "PREPROCESSOR", None):
+                shelf.setitem(preprocess._shelf, own.name, own)
+            plans = [plan.resolve(i, parse(unit), job, self.catalog) for i, unit in enumerate(units)]
         session = Session(self.models, preprocess.Cache(), plans)
         session.prepare()
         session.begin(SIZE, SIZE, unet_diffusers.LiveUNet(self.unet), hires=False)

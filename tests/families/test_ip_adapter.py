@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import torch
 from controls import on_call
 from torch import Tensor, nn
 
-from controlstack import family
+from controlstack import family, plan, preprocess
+from controlstack.catalog import Catalog
 from controlstack.errors import ControlError
 from controlstack.families.ip_adapter import PATCHES, POOLED
 from controlstack.family import Start
@@ -20,8 +23,9 @@ from controlstack.hosts import unet_diffusers
 from controlstack.joints import Control, Row, RowKind
 from controlstack.preprocess import Embedding
 from controlstack.schedule import Schedule
+from controlstack.sources import Job
 from controlstack.unit import Combination, parse
-from controlstack.weights import read_header
+from controlstack.weights import Header, read_header
 
 WIDTH, TOKENS = 40, 4
 """Channels of what the tiny CLIP networks of these tests know, and tokens of a standard projector."""
@@ -213,3 +217,23 @@ def test_a_damaged_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
     del file["image_proj"]["norm_out.bias"]
     with pytest.raises(ControlError, match="cannot be used"):
         control(saved(tmp_path / "a.safetensors", file), unet, embedding("plus", 7))
+
+
+def test_published_files_ask_for_the_network_they_were_made_with() -> None:
+    """The incumbent's presets, by file name: bigG for ip-adapter_sdxl and ip-adapter_sd15_vit-G, else H."""
+    headers = Path(__file__).parent / "headers"
+    for file in headers.glob("ip_adapter-*.json.gz"):
+        shapes = json.loads(gzip.decompress(file.read_bytes()))["shapes"]
+        match = family.recognise(Header(file, {name: tuple(shape) for name, shape in shapes.items()}))
+        big = file.name in {"ip_adapter-sdxl.json.gz", "ip_adapter-sd15_vit-G.json.gz"}
+        assert preprocess.find(match.preprocessor).label == (
+            "ip-adapter_clip_g" if big else "ip-adapter_clip_h"
+        )
+        assert match.base.name == ("SDXL" if "sdxl" in file.name else "SD1.x")
+
+
+def test_auto_needs_a_model_that_asks(tmp_path: Path) -> None:
+    job = Job(64, 64, unet_diffusers.base_of(nets.unet(nets.SD1)))
+    unit = parse({"module": "ip-adapter-auto", "image": np.zeros((64, 64, 3), np.uint8), "enabled": True})
+    with pytest.raises(ControlError, match="stands for the one that a model asks for"):
+        plan.resolve(0, unit, job, Catalog([tmp_path]))

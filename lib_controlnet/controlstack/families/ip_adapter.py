@@ -57,8 +57,11 @@ class IPAdapterFamily(Family):
         # SD1 attends once in each block and in all levels but the last, SDXL not in its first level.
         xl = len(sites) > 16
         base = Base(width // 2, context, ANY, blocks=9) if xl else Base(width, context, None, blocks=12)
+        # OpenCLIP's H makes 1024 channels of a picture and 1280 of a patch, its bigG 1280 of a picture.
+        clip = "ip-adapter_clip_sdxl" if reads == (POOLED, 1280) else "ip-adapter_clip_sd15"
+        layers = 11 if xl else 16
         reading = Reading(sites, *reads)
-        return Match(self, header, base, layers=11 if xl else 16, embeddings=True, detail=reading)
+        return Match(self, header, base, layers, embeddings=True, preprocessor=clip, detail=reading)
 
     def load(self, match: Match, services: Services) -> nn.Module:
         header, reading = cast(Header, match.header), cast(Reading, match.detail)
