@@ -146,6 +146,19 @@ def test_module_list_by_name(client: TestClient):
     assert answer["module_detail"]["invert"] == {"model_free": False, "sliders": []}
 
 
+def test_a_preprocessor_that_cannot_run_is_listed_with_the_reason(client: TestClient):
+    """pidinet's weights are for its user to place; none of that keeps others from the list."""
+    detail = client.get("/controlnet/module_list").json()["module_detail"]
+    assert "table5_pidinet.pth" in detail["pidinet"]["unavailable"]
+    assert "put them into" in detail["pidinet"]["unavailable"]
+    assert "normal_bae" in detail["normal_dsine"]["unavailable"]
+    assert "unavailable" not in detail["canny"]
+    asked = {"controlnet_module": "pidinet", "controlnet_input_images": [_png(_photo(8, 8))]}
+    answer = client.post("/controlnet/detect", json=asked)
+    assert answer.status_code == 422
+    assert detail["pidinet"]["unavailable"] in answer.json()["detail"]
+
+
 def test_the_first_slider_is_always_the_resolution(client: TestClient):
     """Clients take them by position; so tile_resample's own is the second."""
     assert client.get("/controlnet/module_list").json()["module_detail"]["tile_resample"]["sliders"] == [

@@ -56,7 +56,11 @@ class _Route(APIRoute):
 
 
 def _unprocessable(error: ControlError) -> HTTPException:
-    return HTTPException(422, str(error).removeprefix("ControlNet: "))
+    return HTTPException(422, _sentences(error))
+
+
+def _sentences(error: ControlError) -> str:
+    return str(error).removeprefix("ControlNet: ")
 
 
 _MISTAKE = {
@@ -128,20 +132,23 @@ _CANNY = {
 @ROUTER.get(
     "/module_list", responses=_example({"module_list": ["canny"], "module_detail": {"canny": _CANNY}})
 )
-def module_list(alias_names: bool = False, alias_name: bool = False) -> dict[str, Any]:
+def module_list(alias_names: bool = False, alias_name: bool = False, host: WebUI = _HOST) -> dict[str, Any]:
     """The preprocessors and their sliders, by name or, with `alias_names` (or `alias_name`), by label.
 
     The sliders stand for `processor_res`, `threshold_a` and `threshold_b`, in this order. Names and labels
-    are both understood wherever a preprocessor is asked for.
+    are both understood wherever a preprocessor is asked for. One that cannot run here, for want of a package
+    or of weights that only its user may get, says so in `unavailable`, with the mend.
     """
-    detail = {p.label if alias_names or alias_name else p.name: _detail(p) for p in preprocess.everything()}
+    by_label = alias_names or alias_name
+    detail = {p.label if by_label else p.name: _detail(p, host) for p in preprocess.everything()}
     return {"module_list": list(detail), "module_detail": detail}
 
 
-def _detail(preprocessor: Preprocessor) -> dict[str, Any]:
+def _detail(preprocessor: Preprocessor, host: WebUI) -> dict[str, Any]:
     own = [slider for slider in (preprocessor.a, preprocessor.b) if slider]
     # Clients take the first for the resolution, so it is there whenever another follows.
     first = preprocessor.resolution or (RESOLUTION if own else None)
+    fault = preprocess.unavailable(preprocessor, host.cache.networks)
     return {
         "model_free": not preprocessor.needs_model,
         "sliders": [
@@ -149,7 +156,7 @@ def _detail(preprocessor: Preprocessor) -> dict[str, Any]:
             for s in (first, *own)
             if s
         ],
-    }
+    } | ({"unavailable": _sentences(fault)} if fault else {})
 
 
 _CANNY_TYPE = {
