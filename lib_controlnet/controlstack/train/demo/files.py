@@ -20,6 +20,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "hosts" / "embedded" / "demo_weig
 BASE = "controlstack-demo"
 READER = "controlstack-demo-reader"
 CONTROLNETS = "ControlNet"
+EXAMPLES = "examples"
 TEXT_FOLDER = "controlstack-demo-text"
 """Beside the base: what LDM's text encoder reads, CLIP's vocabulary and a small configuration."""
 _TRAINED_ON = "synthetic scenes of shaded solids; see controlstack.train.demo"

@@ -8,14 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from controlstack.hosts.embedded import tokenizer
+from controlstack.image import Array
 from controlstack.train import encoder_copy
 from controlstack.train.demo import base, control, dataset, files, readouts, sheets, stage, vae
 from controlstack.train.demo.scenes import scene
 
-SCENES = 20_000
+SCENES = 12_000
+EXAMPLE = 19
+"""The held-out scene that the demo shows."""
 VAE_SCENES = 6_000
 VAE_CROPS, VAE_WHOLE = 1_500, 450
 """Steps on crops of 64 px, eight at a time, and then on whole pictures, four at a time."""
@@ -127,7 +131,16 @@ def write_files(work: Path) -> None:
     for kind in control.HINTS:
         if (state := work / f"{kind}.done.pt").exists():
             files.save_controlnet(folder, kind, torch.load(state, weights_only=True))
+    for name, picture in examples().items():
+        (folder / files.EXAMPLES).mkdir(exist_ok=True)
+        Image.fromarray(picture).save(folder / files.EXAMPLES / f"{name}.png", optimize=True)
     files.save_reader(folder, torch.load(work / "reader.done.pt", weights_only=True))
+
+
+def examples() -> dict[str, Array]:
+    """Pictures for the demo, which has no generator of scenes."""
+    shown = scene(dataset.HELD_OUT + EXAMPLE)
+    return {"scene": shown.picture, "scene-depth": control.hint("depth", shown)}
 
 
 def tokens(captions: list[str]) -> Tensor:

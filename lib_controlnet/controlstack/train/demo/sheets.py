@@ -17,8 +17,10 @@ from controlstack.train.demo.scenes import Scene, scene
 from controlstack.train.demo.solids import SIZE
 
 FOLDER = Path(__file__).resolve().parents[4] / "docs" / "images"
-SCENES = (3, 9, 20)
+SHOWN = {"canny": 16, "depth": 19, "segmentation": 4, "openpose": 28}
+HALVES = (37, 39)
 """Held-out scenes that the sheets show."""
+_PROMPT = "a blue sphere and a green cylinder on sand under a pale sky, daylight"
 MODES = ("Balanced", "My prompt is more important", "ControlNet is more important")
 
 Cell = tuple[str, Image.Image]
@@ -51,7 +53,8 @@ def half(side: str) -> Array:
 
 def _weights(paint: Painter, kinds: list[str]) -> Iterator[Cell]:
     """For each kind its hint, then weights 0, 0.5 and 1, then another prompt."""
-    for kind, number in zip(kinds, SCENES, strict=False):
+    for kind in kinds:
+        number = SHOWN[kind]
         truth = held_out(number)
         unit = adherence.unit(kind, truth)
         yield f"{kind}: its hint", _picture(control.hint(kind, truth))
@@ -63,18 +66,19 @@ def _weights(paint: Painter, kinds: list[str]) -> Iterator[Cell]:
 
 def _units(paint: Painter, kinds: list[str]) -> Iterator[Cell]:
     """One unit, the other, both, each for its half of the picture."""
-    left, right = (held_out(number) for number in SCENES[:2])
-    one = {**adherence.unit(kinds[0], left), "effective_region_mask": half("left")}
-    other = {**adherence.unit(kinds[-1], right), "effective_region_mask": half("right")}
-    yield f"{kinds[0]}, left half", _picture(control.hint(kinds[0], left))
-    yield f"{kinds[-1]}, right half", _picture(control.hint(kinds[-1], right))
+    left, right = map(held_out, HALVES)
+    first, second = kinds[0], kinds[min(1, len(kinds) - 1)]
+    one = {**adherence.unit(first, left), "effective_region_mask": half("left")}
+    other = {**adherence.unit(second, right), "effective_region_mask": half("right")}
+    yield f"{first}, for the left half", _picture(control.hint(first, left))
+    yield f"{second}, for the right half", _picture(control.hint(second, right))
     for title, units in (("first unit", [one]), ("second unit", [other]), ("both units", [one, other])):
-        yield title, _picture(paint(left.caption, units, seed=1))
+        yield title, _picture(paint(_PROMPT, units, seed=1))
 
 
 def _limits(paint: Painter) -> Iterator[Cell]:
     """A window of steps, and the three modes."""
-    truth = held_out(SCENES[0])
+    truth = held_out(SHOWN["canny"])
     unit = adherence.unit("canny", truth)
     asked: dict[str, dict[str, Any]] = {
         "steps 0 to 0.3": {"guidance_end": 0.3},
@@ -82,7 +86,7 @@ def _limits(paint: Painter) -> Iterator[Cell]:
         **{mode: {"control_mode": mode} for mode in MODES},
     }
     for title, fields in asked.items():
-        yield title, _picture(paint(truth.caption, [{**unit, **fields}], seed=SCENES[0]))
+        yield title, _picture(paint(truth.caption, [{**unit, **fields}], seed=SHOWN["canny"]))
 
 
 def _picture(made: Array) -> Image.Image:
