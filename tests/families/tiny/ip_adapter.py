@@ -38,8 +38,6 @@ def tensors(layout: str, seed: int) -> dict[str, Tensor]:
     for number, name in enumerate(unet.attn_processors):
         if "attn2" in name:
             shape = unet.get_submodule(name.removesuffix(".processor")).to_k.weight.shape
-            made |= {
-                f"ip_adapter.{number}.{role}.weight": torch.randn(shape) / 4
-                for role in ("to_k_ip", "to_v_ip")
-            }
+            for role in ("to_k_ip", "to_v_ip"):
+                made[f"ip_adapter.{number}.{role}.weight"] = torch.randn(shape) * 0.7 / context**0.5
     return made
