@@ -17,7 +17,7 @@ LAYERS = [
     {"errors", "log", "unit", "image", "geometry", "joints", "curve", "schedule", "pose", "strokes"},
     {
         *("rooms", "preprocess", "family", "weights", "layout", "catalog", "control_types"),
-        *("packages", "downloads", "networks"),
+        *("packages", "downloads", "networks", "copied_encoder"),
     },
     {"families", "annotator"},
     {"sources", "plan", "evaluation", "session"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -30,6 +30,30 @@ class Acting:
     control: Control
     strength: Strength
     call: Call
+
+
+def fused(acting: Sequence[Acting]) -> list[Acting]:
+    """Controls that one call of a network can serve act as one, their weights inside."""
+    groups: list[list[Acting]] = []
+    for one in acting:
+        fitting = (group for group in groups if all(_fuse(other, one) for other in group))
+        if (group := next(fitting, None)) is None:
+            groups.append([one])
+        else:
+            group.append(one)
+    return [group[0] if len(group) == 1 else _together(group) for group in groups]
+
+
+def _fuse(one: Acting, other: Acting) -> bool:
+    alike = replace(one.strength, weight=1.0) == replace(other.strength, weight=1.0)
+    return alike and one.control.fuses(other.control)
+
+
+def _together(group: Sequence[Acting]) -> Acting:
+    strength = replace(group[0].strength, weight=1.0)
+    weights = [1.0 if strength.layers else one.strength.weight for one in group]
+    parts = [(one.control, weight) for one, weight in zip(group, weights, strict=True)]
+    return Acting(group[0].control.together(parts), strength, group[0].call)
 
 
 class Evaluation:

@@ -300,6 +300,15 @@ class Control:
     def overheard_block(self, block: Block, h: Tensor) -> None:
         """A block's output in the shadow pass, with the rows of one's own latents."""
 
+    def fuses(self, other: Control) -> bool:
+        """Whether one call of the network can serve both controls, where their strengths differ in weight
+        alone."""
+        return False
+
+    def together(self, parts: Sequence[tuple[Control, float]]) -> Control:
+        """All of these controls, with their weights, in one."""
+        raise NotImplementedError
+
     def layer(self, place: Site | Block) -> int:
         """Which of the unit's per-layer weights holds at a place other than the encoder's features."""
         raise NotImplementedError(place)

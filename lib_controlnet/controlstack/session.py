@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from controlstack import geometry, image, preprocess
 from controlstack.errors import ControlError
-from controlstack.evaluation import Acting, Evaluation
+from controlstack.evaluation import Acting, Evaluation, fused
 from controlstack.family import Match, Start
 from controlstack.image import Array
 from controlstack.joints import Call, Control, Services, joints
@@ -111,7 +111,7 @@ class Session:
             if strength is not None:
                 acting.append(Acting(control, strength, call.take(strength.rows)))
                 self._acted.add(plan.index)
-        return Evaluation(call, acting, cast(Services, self._services)) if acting else None
+        return Evaluation(call, fused(acting), cast(Services, self._services)) if acting else None
 
     def picture(self, picture: Tensor, index: int) -> Tensor:
         """A decoded picture of the job, "3 H W", 0..1, as controls leave it; `index` counts in the batch."""
