@@ -49,6 +49,20 @@ class Script(scripts.Script):
         HOST.postprocess(p, processed)
 
 
+class Sign(scripts.Script):
+    """Does nothing. The client webuiapi knows by this title that ControlNet is here; without it, a call
+    without units repeats those of the call before."""
+
+    def title(self):
+        return "controlnet m2m"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible if RIVAL is None else False
+
+    def ui(self, is_img2img):
+        return []
+
+
 if RIVAL is not None:
     log.warning(neighbours.refusal(RIVAL))
 
