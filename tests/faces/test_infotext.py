@@ -133,6 +133,12 @@ def test_the_incumbent_reads_ours() -> None:
     assert theirs["layer_weights"] == "1.0 0.5"
 
 
+def test_a_curve_is_pasted_as_people_write_it() -> None:
+    params: dict[str, object] = {"ControlNet 0": "Module: canny, Model: a, Weight Curve: 0@0 1@0.5 smooth"}
+    face.pasted(params)
+    assert params["ControlNet 0 weight_curve"] == "0@0, 1@0.5 smooth"
+
+
 def test_a_mask_is_named_by_its_pixels() -> None:
     mask = np.zeros((8, 8), np.uint8)
     mask[2:5] = 255

@@ -49,7 +49,9 @@ class Nested(scripts.Script):
         if paths := asked.get("paths"):
             kinds = {importlib.import_module(path).ControlNetUnit for path in paths}
             p.extra_generation_params["One class"] = kinds == {EARLY.ControlNetUnit}
-            p.extra_generation_params["Models"] = " ".join(EARLY.get_models())
+            p.extra_generation_params["Models"] = " ".join(EARLY.get_models(update=True))
+            sliders = EARLY.get_modules_detail()["canny"]["sliders"]
+            p.extra_generation_params["Sliders"] = [slider["name"] for slider in sliders]
 
     def postprocess_image(self, p, pp, asked):
         if "unit" in asked and not getattr(p, "inner_job", False):

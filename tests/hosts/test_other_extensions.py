@@ -52,6 +52,7 @@ def test_every_import_path_leads_to_one_class(host: Host) -> None:
     told = json.loads(asked(host, {"paths": PATHS})["info"])["extra_generation_params"]
     assert told["One class"] is True
     assert told["Models"].count("net") == 3
+    assert told["Sliders"] == ["Resolution", "Low Threshold", "High Threshold"]
 
 
 def test_a_job_within_the_job_takes_its_own_unit_and_the_picture_of_the_outer(host: Host) -> None:

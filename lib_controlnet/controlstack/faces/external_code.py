@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from controlstack import geometry, hosts, image
+from controlstack import geometry, hosts, image, preprocess
 from controlstack.faces import api
 from controlstack.image import Array
 from controlstack.log import log
@@ -75,12 +75,12 @@ def get_models(update: bool = False) -> list[str]:
 
 def get_modules(alias_names: bool = False) -> list[str]:
     """The preprocessors' names, or their labels."""
-    return list(get_modules_detail(alias_names))
+    return [found.label if alias_names else found.name for found in preprocess.everything()]
 
 
 def get_modules_detail(alias_names: bool = False) -> dict[str, Any]:
     """Each preprocessor's sliders, as `/controlnet/module_list` tells them."""
-    detail: dict[str, Any] = api.module_list(alias_names)["module_detail"]
+    detail: dict[str, Any] = api.module_list(alias_names, host=hosts.current())["module_detail"]
     return detail
 
 

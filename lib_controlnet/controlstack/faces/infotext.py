@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 from urllib.parse import parse_qsl
 
+from controlstack.curve import Curve
 from controlstack.errors import ControlError
 from controlstack.hosts.webui import WebUI
 from controlstack.log import log
@@ -70,10 +72,14 @@ def paste(params: dict[str, Any], host: WebUI) -> None:
 def pasted(params: dict[str, Any]) -> None:
     """Add to a picture's parameters what the page pastes into its fields: "ControlNet 0 weight" and so on.
 
-    Enumerations come as their labels. A mask is not in the parameters; its hash comes as "ControlNet 0
-    mask_hash", so that the page can say whether the one at hand is the same.
+    Enumerations and curves come as their texts. A mask is not in the parameters; its hash comes as
+    "ControlNet 0 mask_hash", so that the page can say whether the one at hand is the same.
     """
     for place, found in units(params).items():
         told = {name: getattr(found, name) for name in ("enabled", *INFOTEXT)}
         told |= {key: v for key, v in fields(params[f"ControlNet {place}"]).items() if key.endswith("_hash")}
-        params.update({f"ControlNet {place} {name}": getattr(v, "value", v) for name, v in told.items()})
+        params.update({f"ControlNet {place} {name}": _plain(v) for name, v in told.items()})
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, (Enum, Curve)) else value
