@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser
+from importlib.util import find_spec
 from pathlib import Path
 
 FOLDER = Path(__file__).absolute().parent  # by the name it has among the extensions, also as a link
@@ -32,12 +33,15 @@ FLAGS = {
         action="store_true", help="accepted for start scripts that have it; changes nothing"
     ),
 }
+FORGE_ADDS = {"--controlnet-loglevel", "--controlnet-tracemalloc"}
+"""The built-in ControlNet of the Forge family adds these after us, enabled or not, and fails if it cannot."""
 
 
 def preload(parser: ArgumentParser) -> None:
     """Add what the host or another extension has not added: a flag twice would lose all that follow."""
+    others = {*parser._option_string_actions, *(FORGE_ADDS if find_spec("modules_forge") else ())}
     for flag, options in FLAGS.items():
-        if flag not in parser._option_string_actions:
+        if flag not in others:
             parser.add_argument(flag, **options)
     _answer_imports()
 

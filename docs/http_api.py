@@ -19,13 +19,16 @@ Written from the routes by `docs/http_api.py`. To generate, send units to the ho
 
 What a caller can mend is answered with status 422 and a sentence in `detail`. Where the host runs with
 `--api-auth`, these routes want the same user and password (HTTP Basic). Pictures are base64 or data URIs;
-paths and web addresses are not read."""
+paths and web addresses are not read.
+
+On Forge and its kin, while their built-in ControlNet is enabled, it answers under `/controlnet`; the same routes
+as here are then under `/controlstack`, and the units under the title `ControlStack` in `alwayson_scripts`."""
 
 
 def schema() -> dict[str, Any]:
     """The routes' OpenAPI schema, and which FastAPI made it: another one may word it differently."""
     app = fastapi.FastAPI(title="ControlNet", version="3")
-    app.include_router(ROUTER)
+    app.include_router(ROUTER, prefix="/controlnet")
     return app.openapi() | {"x-fastapi": ".".join(fastapi.__version__.split(".")[:2])}
 
 

@@ -28,12 +28,14 @@ class Script(scripts.Script):
     """ControlNet, in txt2img and img2img."""
 
     def title(self):
-        return "ControlNet"
+        return HOST.name
 
     def show(self, is_img2img):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
+        if HOST.beside_builtin:
+            ui.takeover()
         return ui.slots()
 
     def process(self, p, *units):

@@ -1,10 +1,15 @@
 """Every joint means the same on the genuine LDM UNet and on diffusers' one: a control that changes
-something there changes their outputs alike."""
+something there changes their outputs alike.
+
+With a host of the Forge family on the path (`test_forge.py` starts this file so), its UNet takes LDM's place.
+"""
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 
 import nets
 import numpy as np
@@ -31,9 +36,35 @@ from controlstack.joints import (
 from controlstack.schedule import RegionMask, Schedule
 from controlstack.unit import ControlMode
 
-openaimodel = pytest.importorskip(
-    "ldm.modules.diffusionmodules.openaimodel",
-    reason="stable-diffusion-sdkit (the genuine ldm package) is absent",
+UNETS = {
+    "backend": ("backend.nn.unet", "IntegratedUNet2DConditionModel"),
+    "ldm_patched": ("ldm_patched.ldm.modules.diffusionmodules.openaimodel", "UNetModel"),
+    "ldm": ("ldm.modules.diffusionmodules.openaimodel", "UNetModel"),
+}
+KIND = next(filter(find_spec, UNETS), None)
+pytestmark = pytest.mark.skipif(
+    KIND is None, reason="stable-diffusion-sdkit (the genuine ldm package) is absent"
+)
+SHAPE = dict(
+    in_channels=9,
+    out_channels=4,
+    model_channels=32,
+    num_res_blocks=2,
+    channel_mult=[1, 2, 4, 4],
+    num_heads=8,
+    use_spatial_transformer=True,
+    context_dim=24,
+)
+LEVELS = {
+    "ldm": dict(image_size=32, attention_resolutions=[4, 2, 1], legacy=False),
+    "ldm_patched": dict(image_size=32),
+    "backend": {},
+}
+"""How the hosts' variants of the class write down where they attend: Forge's counts transformers."""
+COUNTED = dict(
+    transformer_depth=[1] * 6 + [0] * 2,
+    transformer_depth_middle=1,
+    transformer_depth_output=[1] * 9 + [0] * 3,
 )
 
 SIZE, PARTS = 16, ("input", "middle", "output")
@@ -121,19 +152,10 @@ KINDS = (Projecting, Attending, Entering, Leaving, Telling, Dreaming, Painting, 
 def unets() -> tuple[nn.Module, nn.Module]:
     """One UNet twice: SD1's blocks, with the nine channels of an inpaint checkpoint."""
     theirs = nets.unet(nets.SD1 | {"in_channels": 9, "cross_attention_dim": 24})
-    ldm = openaimodel.UNetModel(
-        image_size=32,
-        in_channels=9,
-        out_channels=4,
-        model_channels=32,
-        attention_resolutions=[4, 2, 1],
-        num_res_blocks=2,
-        channel_mult=[1, 2, 4, 4],
-        num_heads=8,
-        use_spatial_transformer=True,
-        context_dim=24,
-        legacy=False,
-    )
+    assert KIND is not None
+    module, name = UNETS[KIND]
+    where = LEVELS[KIND] if KIND == "ldm" else LEVELS[KIND] | COUNTED
+    ldm = getattr(import_module(module), name)(**SHAPE, **where)
     ldm.load_state_dict(nets.in_ldm(theirs.state_dict()))
     return ldm.eval(), theirs
 

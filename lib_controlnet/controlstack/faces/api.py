@@ -1,4 +1,5 @@
-"""The extension's own routes, under /controlnet: what is there to choose from, and preprocessing on its own.
+"""The extension's own routes, under its name on the host, /controlnet or /controlstack: what is there to
+choose from, and preprocessing on its own.
 
 Whatever the caller can mend is answered with 422 and a sentence in `detail`.
 """
@@ -69,7 +70,7 @@ _MISTAKE = {
         "application/json": {"example": {"detail": "No image selected. Send controlnet_input_images."}}
     },
 }
-ROUTER = APIRouter(prefix="/controlnet", tags=["ControlNet"], route_class=_Route, responses={422: _MISTAKE})
+ROUTER = APIRouter(tags=["ControlNet"], route_class=_Route, responses={422: _MISTAKE})
 
 
 async def _host(request: Request) -> WebUI:
@@ -85,7 +86,11 @@ def register(app: FastAPI, host: WebUI) -> None:
     """Add the routes to a host's app, behind its API's passwords where it has any."""
     app.state.controlstack = host
     passwords = host.flag("api_auth")
-    app.include_router(ROUTER, dependencies=[Depends(_guard(passwords))] if passwords else [])
+    app.include_router(
+        ROUTER,
+        prefix=f"/{host.name.lower()}",
+        dependencies=[Depends(_guard(passwords))] if passwords else [],
+    )
 
 
 def _guard(passwords: str) -> Callable[..., None]:

@@ -39,7 +39,8 @@ def names(folder: str) -> dict[str, str]:
         for package in (f"{root}.{INCUMBENT}", f"{root}.{folder}"):
             found |= {package: "", f"{package}.scripts": ""}
             found |= {f"{package}.scripts.{face}": module for face, module in FACES.items()}
-    return found | {FORGE: ""} | {f"{FORGE}.{face}": module for face, module in FACES.items()}
+    found |= {FORGE: "", f"{FORGE}.logging": "controlstack.faces.logging"}
+    return found | {f"{FORGE}.{face}": module for face, module in FACES.items()}
 
 
 class Finder(MetaPathFinder):

@@ -18,7 +18,6 @@ from controlstack.hosts.webui import WebUI
 from controlstack.log import log
 from controlstack.unit import INFOTEXT, ControlNetUnit, parse
 
-_KEY = re.compile(r"ControlNet (\d+)")
 _FIELD = re.compile(r'\s*(?P<key>[^:,"]+):\s*(?P<value>"(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 _NAMES = {label: name for name, label in INFOTEXT.items()}
 
@@ -51,11 +50,11 @@ def _value(key: str, text: str) -> Any:
     return json.loads(text) if text.startswith('"') else text
 
 
-def units(params: Mapping[str, Any]) -> dict[int, ControlNetUnit]:
+def units(params: Mapping[str, Any], name: str = "ControlNet") -> dict[int, ControlNetUnit]:
     """The units among a picture's parameters, by their places. What cannot be read is said and left out."""
     found = {}
     for key, text in params.items():
-        if (place := _KEY.fullmatch(key)) and isinstance(text, str):
+        if (place := re.fullmatch(rf"{name} (\d+)", key)) and isinstance(text, str):
             try:
                 found[int(place[1])] = unit(text)
             except (ControlError, ValueError) as error:
@@ -66,19 +65,19 @@ def units(params: Mapping[str, Any]) -> dict[int, ControlNetUnit]:
 def paste(params: dict[str, Any], host: WebUI) -> None:
     """`pasted`, unless the setting says no."""
     if host.option("control_net_sync_field_args", default=True):
-        pasted(params)
+        pasted(params, host.name)
 
 
-def pasted(params: dict[str, Any]) -> None:
+def pasted(params: dict[str, Any], name: str = "ControlNet") -> None:
     """Add to a picture's parameters what the page pastes into its fields: "ControlNet 0 weight" and so on.
 
     Enumerations and curves come as their texts. A mask is not in the parameters; its hash comes as
     "ControlNet 0 mask_hash", so that the page can say whether the one at hand is the same.
     """
-    for place, found in units(params).items():
-        told = {name: getattr(found, name) for name in ("enabled", *INFOTEXT)}
-        told |= {key: v for key, v in fields(params[f"ControlNet {place}"]).items() if key.endswith("_hash")}
-        params.update({f"ControlNet {place} {name}": _plain(v) for name, v in told.items()})
+    for place, found in units(params, name).items():
+        told = {field: getattr(found, field) for field in ("enabled", *INFOTEXT)}
+        told |= {key: v for key, v in fields(params[f"{name} {place}"]).items() if key.endswith("_hash")}
+        params.update({f"{name} {place} {key}": _plain(v) for key, v in told.items()})
 
 
 def _plain(value: Any) -> Any:

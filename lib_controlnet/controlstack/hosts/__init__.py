@@ -30,12 +30,16 @@ def current() -> WebUI:
         from controlstack.hosts.embedded.adapter import Embedded
 
         return Embedded()
-    if not any(find_spec(name) for name in ("modules_forge", "modules.scripts_manager")):
+    if find_spec("modules_forge"):
+        from controlstack.hosts.forge import Forge
+
+        return Forge()
+    if not find_spec("modules.scripts_manager"):
         from controlstack.hosts.a1111 import A1111
 
         return A1111()
     raise ControlError(
         "This WebUI is not supported yet",
-        "Only AUTOMATIC1111's stable-diffusion-webui and the embedded host are",
+        "Only AUTOMATIC1111's stable-diffusion-webui, Forge, reForge and the embedded host are",
         "Use one of them; the second starts with: python install.py demo",
     )

@@ -58,10 +58,10 @@ class A1111(WebUI):
         return LiveLDM(p.sd_model, devices.get_device_for("controlnet"), devices.dtype_unet)
 
     def attach(self, p: Any, session: Session) -> ExitStack:
-        return _Pass(self, p, session).attached()
+        return Pass(self, p, session).attached()
 
 
-class _Pass:
+class Pass:
     """A sampling pass with controls, in the UNet that runs now: a refiner may take its place."""
 
     def __init__(self, host: A1111, p: Any, session: Session) -> None:
@@ -107,11 +107,15 @@ class _Pass:
             return
         try:
             self._follow_refiner(params.x)
-            prompts = [len(conds) for conds in denoiser.sampler.sampler_extra_args["cond"].batch]
-            self.ledger = Ledger(rows(prompts, len(params.x)))
+            self.ledger = self.plan_rows(params)
             self.span = self._span(denoiser, float(params.sigma.max()))
         except Exception as error:  # noqa: BLE001  kept, and raised at the UNet call that follows
             self.session.fail(error)
+
+    def plan_rows(self, params: Any) -> Ledger:
+        """The rows of the evaluation that is about to begin."""
+        prompts = [len(conds) for conds in params.denoiser.sampler.sampler_extra_args["cond"].batch]
+        return Ledger(rows(prompts, len(params.x)))
 
     def on_call(
         self, x: Tensor, t: Tensor, context: Tensor, y: Tensor | None, shadow: Shadow

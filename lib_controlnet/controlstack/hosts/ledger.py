@@ -21,6 +21,22 @@ def rows(prompts: Sequence[int], count: int) -> tuple[Row, ...]:
     return (*positive, *(Row(i, kind) for kind in kinds for i in range(len(prompts))))
 
 
+def of_chunks(chunks: Sequence[int], count: int) -> tuple[Row, ...]:
+    """The Forge family's calls, which say themselves what they are made of: a chunk for each AND-prompt and
+    for the negative prompt, in each a row for every picture.
+
+    chunks: 0 for the positive prompt, 1 for the negative. The last AND-prompt comes first
+    count: of all rows
+    """
+    pictures, prompt = count // len(chunks), chunks.count(0)
+    named = []
+    for chunk in chunks:
+        prompt -= chunk == 0
+        kind, nth = (RowKind.UNCOND, 0) if chunk else (RowKind.COND, prompt)
+        named += [Row(image, kind, nth) for image in range(pictures)]
+    return tuple(named)
+
+
 @dataclass
 class Ledger:
     """The rows of one evaluation. However the host cuts them into calls, and whatever it leaves out at the

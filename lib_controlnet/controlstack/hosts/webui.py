@@ -34,7 +34,14 @@ _SESSION = "controlstack_session"
 
 
 class WebUI(ABC):
-    """One running host. The script's hooks call the methods of the same meaning; `p` is the host's job."""
+    """One running host. The script's hooks call the methods of the same meaning; `p` is the host's job.
+
+    name: the script's title, and how its routes and infotexts begin
+    beside_builtin: whether the host's own ControlNet is there too, and keeps these names
+    """
+
+    name = "ControlNet"
+    beside_builtin = False
 
     def __init__(self) -> None:
         self.models = Loaded(int(self.option("control_net_model_cache_size", 2)))
@@ -87,7 +94,7 @@ class WebUI(ABC):
             self._fail(p, session, error)
         for resolved in session.plans:
             text = infotext(resolved.unit)
-            p.extra_generation_params[f"ControlNet {resolved.index}"] = text
+            p.extra_generation_params[f"{self.name} {resolved.index}"] = text
             log.info("Unit %d: %s", resolved.index, text)
             for note in resolved.notes:
                 self._say(p, note)
@@ -154,7 +161,7 @@ class WebUI(ABC):
     def _fail(self, p: Any, session: Session, error: Exception) -> None:
         session.fail(error)
         p.comment(str(error))
-        p.extra_generation_params["ControlNet error"] = str(error)
+        p.extra_generation_params[f"{self.name} error"] = str(error)
 
     def _job(self, p: Any) -> Job:
         width, height = _size(p)

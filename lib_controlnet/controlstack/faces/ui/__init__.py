@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from controlstack.hosts import builtin
 from controlstack.hosts.webui import MAX_UNITS
 from controlstack.unit import ControlNetUnit
 
@@ -18,6 +19,15 @@ def slots() -> list[Any]:
 
     gr.Markdown("Units come over the [HTTP API](/docs) so far; there is nothing to set on this page yet.")
     return [gr.State(ControlNetUnit()) for _ in range(MAX_UNITS + 1)]
+
+
+def takeover() -> None:
+    """A button that has ControlStack take the place of the host's built-in ControlNet."""
+    import gradio as gr
+
+    said = gr.Markdown("The host's built-in ControlNet is on, so this one keeps out of its way.")
+    button = gr.Button("Disable the built-in ControlNet and use ControlStack instead")
+    button.click(builtin.disable, inputs=[], outputs=[said])
 
 
 def notice(sentence: str) -> list[Any]:

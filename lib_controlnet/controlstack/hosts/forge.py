@@ -1,0 +1,100 @@
+"""The Forge family as the extension sees it: Forge, Forge Neo, reForge and Forge Classic.
+
+Their script contract is A1111's and their UNets have LDM's layers, so A1111's pass runs in them; who the rows
+of a call are stands in the call itself. `docs/adr/0009-forge-by-module-hooks.md` says why nothing goes by the
+hosts' patchers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from contextlib import ExitStack
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from controlstack.hosts import a1111, builtin, live_forge
+from controlstack.hosts.ledger import Ledger, of_chunks
+from controlstack.layout import Base
+from controlstack.session import Session
+from controlstack.weights import Loaded
+
+
+class Forge(a1111.A1111):
+    """A host whose checkpoints are patchers (`forge_objects`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.models = Networks(self.models.bound)
+        self.beside_builtin = builtin.active()
+        if self.beside_builtin:
+            self.name = "ControlStack"
+        self._announced: tuple[Tensor, Tensor] | None = None
+
+    def base(self, p: Any) -> Base:
+        return live_forge.base_of(p.sd_model)
+
+    def services(self, p: Any) -> live_forge.LiveForge:
+        return live_forge.LiveForge(p.sd_model)
+
+    def before_sampling(self, p: Any, x: Tensor, noise: Tensor) -> None:
+        """Forge announces the pass of hires fix twice, with the same noise."""
+        if self._announced and self._announced[0] is noise:
+            noise.copy_(self._announced[1])
+        self._announced = (noise, noise.clone()) if p.is_hr_pass else None
+        super().before_sampling(p, x, noise)
+
+    def attach(self, p: Any, session: Session) -> ExitStack:
+        return _Pass(self, p, session).attached()
+
+
+class _Pass(a1111.Pass):
+    """A sampling pass with controls."""
+
+    live: live_forge.LiveForge
+
+    def plan_rows(self, params: Any) -> Ledger:
+        """Known at each call only."""
+        return Ledger(())
+
+    def enter_unet(self) -> None:
+        super().enter_unet()
+        hook = self.live.unet.register_forward_pre_hook(self.before_call, prepend=True, with_kwargs=True)
+        self.unet_hooks.callback(hook.remove)
+
+    def before_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """What the host says about its call of the UNet, before controls are asked."""
+        given = dict(zip(("x", "timesteps"), args, strict=False)) | kwargs
+        options = given.get("transformer_options", {})
+        if self.ledger is not None and "cond_or_uncond" in options:
+            self.ledger = Ledger(of_chunks(options["cond_or_uncond"], len(given["x"])))
+        if "sigmas" in options:
+            self.live.evaluate(given["timesteps"], options["sigmas"])
+
+
+class Networks(Loaded):
+    """Loads outside the host's inference mode, whose tensors could be used nowhere else, and has the host's
+    memory manager make room."""
+
+    def get(self, key: Hashable, build: Callable[[], nn.Module]) -> nn.Module:
+        return super().get(key, lambda: _with_room(build))
+
+
+def _with_room(build: Callable[[], nn.Module]) -> nn.Module:
+    """A network, and beside it as much free memory as the host wants for computing."""
+    manager = import_module(
+        "backend.memory_management" if find_spec("backend") else "ldm_patched.modules.model_management"
+    )
+    device = manager.get_torch_device()
+    with torch.inference_mode(mode=False), torch.no_grad():
+        try:
+            network = build()
+        except torch.cuda.OutOfMemoryError:
+            manager.free_memory(1e30, device)
+            network = build()
+    if device.type != "cpu":
+        manager.free_memory(manager.minimum_inference_memory(), device)
+    return network
