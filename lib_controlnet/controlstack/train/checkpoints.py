@@ -37,8 +37,8 @@ class Checkpoints:
         """Put the state of that step back in place. All processes call it."""
         accelerator.load_state(str(self._states / f"{step:07}"))
 
-    def begin(self, settings: dict[str, Any], *, resume: bool) -> int:
-        """The step to begin with. Writes down what the weights depend on.
+    def begin(self, settings: dict[str, Any], *, resume: bool, write: bool) -> int:
+        """The step to begin with. One of the processes writes down what the weights depend on.
 
         Raises ControlError if the folder has a training that is not to go on, or one with other settings.
         """
@@ -61,8 +61,9 @@ class Checkpoints:
                     "; ".join(f"{name} was {before.get(name)} and is {told.get(name)}" for name in changed),
                     "Give the same settings, or choose another folder to begin anew",
                 )
-        with whole(self._settings) as file:
-            file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        if write:
+            with whole(self._settings) as file:
+                file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         return first
 
     def _steps(self) -> list[int]:

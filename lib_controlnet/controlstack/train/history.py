@@ -54,15 +54,15 @@ def smoothed(losses: Sequence[float]) -> list[float]:
 
 
 def draw(losses: Sequence[float]) -> Image.Image:
-    """Dots are steps, the line is their running mean; the upper end is the 99th percentile."""
+    """Dots are steps, the line is their running mean; ends at the 1st and the 99th percentile."""
     left, top, width, height = 70, 40, 760, 320
     picture = Image.new("RGB", (left + width + 30, top + height + 50), "white")
     canvas = ImageDraw.Draw(picture)
-    highest = max(float(np.percentile(losses, 99)), 1e-9)
-    lowest = min(0.0, *losses)
+    lowest, highest = (float(end) for end in np.percentile(losses, (1, 99)))
+    highest = max(highest, lowest + 1e-9)
 
     def at(step: int, loss: float) -> tuple[float, float]:
-        share = (min(loss, highest) - lowest) / (highest - lowest)
+        share = (min(max(loss, lowest), highest) - lowest) / (highest - lowest)
         return left + width * step / max(1, len(losses) - 1), top + height * (1 - share)
 
     means = smoothed(losses)
@@ -76,7 +76,7 @@ def draw(losses: Sequence[float]) -> Image.Image:
         canvas.text((at(step, lowest)[0] - 8, top + height + 10), str(step + 1), "black")
     for step in range(0, len(losses), max(1, len(losses) // 4000)):
         x, y = at(step, losses[step])
-        canvas.rectangle((x - 1, y - 1, x, y), "#aac4e0")
+        canvas.rectangle((x - 1, y - 1, x + 1, y + 1), "#aac4e0")
     stride = max(1, len(losses) // width)
     line = [at(step, means[step]) for step in [*range(0, len(losses), stride), len(losses) - 1]]
     canvas.line(line, "#cc3311", 2)

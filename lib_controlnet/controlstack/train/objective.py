@@ -43,7 +43,7 @@ class Objective:
         noise, timestep = moved["noise"], moved["timestep"]
         latent = self.latent(moved)
         noised = self.schedule.add_noise(latent, noise, timestep).to(self.dtype)
-        prompt = self.prompt(moved)
+        prompt = self.prompt(batch)
         context = prompt.context.to(self.dtype)
         added = self._added(moved, prompt, latent)
         skips, middle = net(
@@ -89,12 +89,11 @@ class Objective:
                 part.to("cpu")
 
     def prompt(self, batch: dict[str, Any]) -> Encoded:
-        """The prompts, empty where they are dropped."""
-        kept = batch["kept"]
+        """The prompts, empty where they are dropped; of a batch on the CPU, so nothing waits for a GPU."""
         if "context" not in batch:
-            pairs = zip(batch["caption"], kept.tolist(), strict=True)
+            pairs = zip(batch["caption"], batch["kept"].tolist(), strict=True)
             return self.captions([text if keep else "" for text, keep in pairs])
-        empty = self.captions.empty
+        empty, kept = self.captions.empty, batch["kept"].to(self.base.device)
         context = torch.where(kept[:, None, None], batch["context"].to(empty.context), empty.context)
         if empty.pooled is None:
             return Encoded(context, None)

@@ -87,10 +87,10 @@ class Trainer:
             torch.optim.AdamW(self.net.parameters(), config.learning_rate, weight_decay=config.weight_decay),
         )
         self.average = self._moving_average()
-        shows = validation is not None and len(validation) and self.accelerator.is_main_process
-        self.validation = Validation(self.objective, validation, config) if shows and validation else None
-        if config.cache_latents:
-            self.data = self._cached()
+        shown = validation if self.accelerator.is_main_process else None
+        self.validation = (
+            Validation(self.objective, shown, config) if shown is not None and len(shown) else None
+        )
 
     @contextmanager
     def borrowed_base(self) -> Iterator[None]:
@@ -114,7 +114,9 @@ class Trainer:
         """Train to the last step, or until `stop`; see `train`."""
         config, accelerator = self.config, self.accelerator
         checkpoints = Checkpoints(self.out)
-        first = checkpoints.begin(self._settings(), resume=resume)
+        first = checkpoints.begin(self._settings(), resume=resume, write=accelerator.is_main_process)
+        if config.cache_latents:
+            self.data = self._cached()
         if first:
             checkpoints.load(accelerator, first)
             if self.average is not None:
