@@ -10,13 +10,10 @@ import numpy as np
 import pytest
 import torch
 import weights
-from torch import Tensor
 
 from controlstack.image import Array
 from controlstack.networks import Networks
 from controlstack.preprocess import find
-
-LAYOUT = Path(__file__).parent / "layouts" / "manga_line.txt"
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +63,7 @@ def test_lineart_anime(tmp_path: Path, picture: Array):
 @pytest.fixture
 def manga_lines(tmp_path: Path) -> Networks:
     """Layout: res_skip of ljsabc/MangaLineExtraction_PyTorch at 738ffab, the network of erika.pth."""
-    shapes: dict[str, Tensor] = {}
-    for line in LAYOUT.read_text("utf-8").splitlines():
-        name, *shape = line.split()
-        kind = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
-        shapes[name] = torch.empty([int(size) for size in shape], dtype=kind)
-    state = weights.like(shapes, 4)
+    state = weights.like(weights.listed("manga_line.txt"), 4)
     state["conv15.model.2.weight"] = state["conv15.model.2.weight"] / 200  # so that the drawing is in 0..255
     state["conv15.model.2.bias"] = torch.tensor([260.0])
     return weights.placed(tmp_path, find("lineart_anime_denoise").files[0], state)

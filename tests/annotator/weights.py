@@ -12,8 +12,18 @@ from torch import Tensor, nn
 from controlstack.downloads import File, Store
 from controlstack.networks import Networks
 
+_LAYOUTS = Path(__file__).parent / "layouts"
 _LENGTH = 1 << 16
 _STRIDES = (5, 3, 7, 1, 2)
+
+
+def listed(name: str) -> dict[str, Tensor]:
+    """Tensors of the names and shapes in a file of the folder layouts, one "name size size ..." a line."""
+    lines = (line.split() for line in (_LAYOUTS / name).read_text("utf-8").splitlines())
+    return {
+        name: torch.empty([int(size) for size in shape], dtype=torch.float32 if shape else torch.int64)
+        for name, *shape in lines
+    }
 
 
 def like(layout: nn.Module | Mapping[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
