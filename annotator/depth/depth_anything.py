@@ -85,7 +85,7 @@ def _depth(image: Array, ask: Ask, network: nn.Module) -> Array:
         depth = network((seen - mean) / deviation).predicted_depth[None].float()
     depth = nn.functional.interpolate(depth, (height, width), mode="bilinear", align_corners=False)[0, 0]
     above = depth - depth.min()
-    spread = above / above.max().clamp(min=torch.finfo().tiny) * 255
+    spread = above / above.max().clamp(min=torch.finfo(torch.float32).tiny) * 255
     return hwc3(spread.cpu().numpy().astype("uint8")[crop])
 
 

@@ -42,7 +42,7 @@ def _depth(picture: Array, ask: Ask) -> tuple[Depth, Depth]:
     with torch.no_grad():
         found = network(pixels(picture, network) / 127.5 - 1)[0].float().cpu()
     above = found - found.min()
-    return found.numpy(), (above / above.max().clamp(min=torch.finfo().tiny)).numpy()
+    return found.numpy(), (above / above.max().clamp(min=torch.finfo(torch.float32).tiny)).numpy()
 
 
 def _network(state: State) -> nn.Module:

@@ -6,7 +6,9 @@ rooms fit other sizes is tested for all of them in test_every_neural_preprocesso
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import cv2
@@ -14,12 +16,14 @@ import numpy as np
 import pytest
 import torch
 import weights
+from hub import Hub, serving
 from skimage import morphology
 
+from controlstack.downloads import Store
 from controlstack.errors import ControlError
 from controlstack.image import Array
 from controlstack.networks import Networks
-from controlstack.preprocess import find
+from controlstack.preprocess import Cache, find
 
 aux = pytest.importorskip("controlnet_aux", exc_type=ImportError)
 
@@ -95,6 +99,30 @@ def test_teed(steps: int, teed: tuple[aux.TEEDdetector, Networks], picture: Arra
     detector, networks = teed
     theirs = detector(picture, 64, safe_steps=steps, output_type="np")
     assert np.array_equal(_run("softedge_teed", picture, networks, a=steps), theirs)
+
+
+def test_weights_come_from_the_hub_when_they_are_not_here(
+    teed: tuple[aux.TEEDdetector, Networks],
+    picture: Array,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """From nothing to a map: download, verification, network; what is published is made of these weights."""
+    detector, placed = teed
+    content = placed.store.get(find("softedge_teed").files[0]).read_bytes()
+    room = sys.modules[find("softedge_teed").run.__module__]
+    published = replace(room.TEED, sha256=sha256(content).hexdigest(), size=len(content))
+    monkeypatch.setattr(room, "TEED", published)
+    networks = Networks(Store([tmp_path]), "cpu")
+    preprocessor = find("softedge_teed")
+    with serving(Hub({f"{published.repository}/resolve/main/{published.path}": content})) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        first = Cache(networks=networks).run(preprocessor, picture, preprocessor.ask(64))
+        again = Cache(networks=networks).run(preprocessor, picture, preprocessor.ask(64))
+    assert np.array_equal(first, detector(picture, 64, safe_steps=2, output_type="np"))
+    assert np.array_equal(first, again)
+    assert hub.bodies() == [None]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "TEED" / "7_model.pth"]
 
 
 def test_anyline(teed: tuple[aux.TEEDdetector, Networks], picture: Array):
