@@ -219,3 +219,39 @@ def test_only_masked_shows_the_control_what_is_painted(host: Client) -> None:
     _, seen = host.pictures(unit(module="none", image=None), **painting)
     crop = Image.fromarray(data.astronaut()[50:150, 75:175]).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     assert difference(seen, np.array(crop)) < 1
+
+
+def test_prompts_joined_by_and_are_controlled_row_by_row(host: Client) -> None:
+    """A prompt of weight 0 joins nothing, but is evaluated: control must know the rows of the other one."""
+    said, cfg = {"prompt": "a red cube"}, "ControlNet is more important"
+    alone, joined = said, {"prompt": "a red cube AND a hill :0"}
+    for mode in ("Balanced", cfg):
+        controlled = host.pictures(unit(control_mode=mode), **alone)[0]
+        assert difference(controlled, host.pictures(**alone)[0]) >= 5
+        both = host.pictures(unit(control_mode=mode), **joined)[0]
+        assert np.abs(both.astype(int) - controlled).max() <= 1, mode
+
+
+def test_schedules_beyond_the_window(host: Client, plain: NDArray[np.uint8]) -> None:
+    full = host.pictures(unit())[0]
+    curved = host.pictures(unit(weight_curve="1@0, 0@0.5"))[0]
+    assert host.watch()["network_calls"] < 2 * STEPS
+    assert difference(curved, plain) >= 2
+    assert difference(curved, full) >= 1
+    assert np.array_equal(host.pictures(unit(weight_curve="0@0"))[0], plain)
+    spared = host.pictures(unit(negative_weight=0))[0]
+    assert difference(spared, full) >= 1
+    pair = host.pictures(batch_size=2)
+    first, second, *_ = host.pictures(unit(batch_weights=[0, 1]), batch_size=2)
+    assert np.array_equal(first, pair[0]), "a picture of weight 0 is the plain one"
+    assert difference(second, pair[1]) >= 5
+
+
+def test_the_high_resolution_pass_may_have_values_of_its_own(host: Client) -> None:
+    low = host.pictures(unit(hr_option="Low res only"), **HIRES)[0]
+    host.watch()
+    same = host.pictures(unit(hires={"weight": 0}), **HIRES)[0]
+    assert host.watch()["network_calls"] == STEPS
+    assert np.array_equal(same, low)
+    half = host.pictures(unit(hires={"weight": 0.5, "guidance_end": 0.6}), **HIRES)[0]
+    assert difference(half, low) >= 1
