@@ -15,13 +15,17 @@ import torch
 
 from controlstack import family, weights
 from controlstack.hosts import unet_diffusers
+from controlstack.hosts.embedded import demo_models
 from controlstack.image import Array
-from controlstack.train.demo import adherence, control, dataset, files, readouts, scenes, sheets
+from controlstack.train.demo import adherence, control, dataset, readouts, scenes, sheets
 from controlstack.train.demo.painter import Painter
 from controlstack.train.demo.scenes import Scene
 
-KINDS = [kind for kind in control.HINTS if files.is_there(files.FOLDER, kind)]
+KINDS = [kind for kind in control.HINTS if demo_models.is_there(kind)]
 COUNT = 4
+WIDE = (16, 17, 37, 39)
+"""Scenes with something in both halves."""
+LEFT, RIGHT = slice(0, 60), slice(68, 128)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,11 @@ def held_out(number: int) -> Scene:
 
 
 def follows(picture: Array, truth: Scene) -> float:
-    return readouts.edge_f1(dataset.edges(picture) > 0, dataset.edges(truth.picture) > 0)
+    return readouts.edge_f1(edges_of(picture), edges_of(truth.picture))
+
+
+def edges_of(picture: Array) -> readouts.Mask:
+    return dataset.edges(picture) > 0
 
 
 def canny(truth: Scene, **fields: Any) -> Mapping[str, Any]:
@@ -47,7 +55,7 @@ def canny(truth: Scene, **fields: Any) -> Mapping[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_says_what_it_is(paint: Painter, kind: str) -> None:
-    file = files.FOLDER / files.CONTROLNETS / f"{files.controlnet(kind)}.safetensors"
+    file = demo_models.FOLDER / demo_models.CONTROLNETS / f"{demo_models.controlnet(kind)}.safetensors"
     match = family.recognise(weights.read_header(file))
     assert match.family.name == "ControlNet"
     assert match.base.mismatch(unet_diffusers.base_of(paint.unet)) is None
@@ -55,7 +63,7 @@ def test_a_file_says_what_it_is(paint: Painter, kind: str) -> None:
 
 def test_all_files_together_stay_small() -> None:
     """48 MB is what the repository gives them."""
-    assert sum(file.stat().st_size for file in files.FOLDER.rglob("*.safetensors")) <= 48e6
+    assert sum(file.stat().st_size for file in demo_models.FOLDER.rglob("*.safetensors")) <= 48e6
 
 
 def test_canny_is_followed_and_another_hint_is_not(paint: Painter) -> None:
@@ -88,44 +96,49 @@ def test_a_window_before_the_first_step_is_exactly_no_control(paint: Painter) ->
 
 
 def test_a_unit_stays_inside_its_region(paint: Painter) -> None:
-    """What it changes in its half is at least twice what spills over."""
-    changes = []
-    for n in range(COUNT):
+    """In its half the hint is followed; in the other its edges appear no more often than by chance."""
+    inside, outside, everywhere = [], [], []
+    for n in WIDE:
         truth = held_out(n)
-        plain = paint(truth.caption, seed=n).astype(float)
-        unit = canny(truth, effective_region_mask=sheets.half("left"))
-        changed = np.abs(paint(truth.caption, [unit], seed=n) - plain).mean((0, 2))
-        changes.append((changed[:64].mean(), changed[64:].mean()))
-    inside, outside = np.mean(changes, axis=0)
-    assert inside > 2 * outside
+        halved = edges_of(paint("", [canny(truth, effective_region_mask=sheets.half("left"))], seed=n))
+        whole = edges_of(paint("", [canny(truth)], seed=n))
+        wanted = edges_of(truth.picture)
+        inside.append(readouts.edge_f1(halved[:, LEFT], wanted[:, LEFT]))
+        outside.append(readouts.edge_f1(halved[:, RIGHT], wanted[:, RIGHT]))
+        everywhere.append(readouts.edge_f1(whole[:, RIGHT], wanted[:, RIGHT]))
+    assert np.mean(inside) > 0.5
+    assert np.mean(everywhere) > 0.5
+    assert np.mean(outside) < np.mean(everywhere) / 2
 
 
 def test_two_units_rule_their_halves(paint: Painter) -> None:
-    left, right = slice(0, 60), slice(68, 128)
     scores = []
-    for n in range(COUNT):
-        one, other = held_out(n), held_out(n + 8)
+    for n, m in zip(WIDE, reversed(WIDE), strict=True):
+        one, other = held_out(n), held_out(m)
         units = [
             canny(one, effective_region_mask=sheets.half("left")),
             canny(other, effective_region_mask=sheets.half("right")),
         ]
-        found = dataset.edges(paint("", units, seed=n)) > 0
-        wanted = [dataset.edges(truth.picture) > 0 for truth in (one, other)]
+        found = edges_of(paint("", units, seed=n))
+        wanted = [edges_of(truth.picture) for truth in (one, other)]
         scores.append(
-            [readouts.edge_f1(found[:, half], edges[:, half]) for half in (left, right) for edges in wanted]
+            [readouts.edge_f1(found[:, half], edges[:, half]) for half in (LEFT, RIGHT) for edges in wanted]
         )
     one_left, other_left, one_right, other_right = np.mean(scores, axis=0)
     assert one_left > 2 * other_left
     assert other_right > 2 * one_right
 
 
-@pytest.mark.parametrize("colour", [name for name in scenes.COLOURS if name != "white"])
-def test_the_prompt_still_chooses_colours(paint: Painter, colour: str) -> None:
-    """One hint, a large sphere before a wall, and each colour in turn."""
+def test_the_prompt_still_chooses_colours(paint: Painter) -> None:
+    """One hint, a large sphere before a wall, and each colour in turn; one of six may be missed."""
     truth = next(s for s in map(held_out, range(200)) if _is_a_large_sphere(s))
-    made = paint(f"a {colour} sphere before a grey wall, daylight", [canny(truth)], seed=3)
-    shares = {name: readouts.colour_share(made, name) for name in scenes.COLOURS if name != "white"}
-    assert max(shares, key=shares.__getitem__) == colour
+    found = {
+        name: readouts.strongest_colour(
+            paint(f"a {name} sphere before a grey wall, daylight", [canny(truth)], seed=3)
+        )
+        for name in readouts.HUES
+    }
+    assert sum(name == seen for name, seen in found.items()) >= 5, found
 
 
 def _is_a_large_sphere(one: Scene) -> bool:

@@ -9,6 +9,23 @@ from torch import nn
 
 from controlstack.hosts.embedded import ldm_names, random_nets
 
+FOLDER = Path(__file__).parent / "demo_weights"
+BASE = "controlstack-demo"
+"""The base's name, and what other names begin with."""
+CONTROLNETS, EXAMPLES = "ControlNet", "examples"
+"""Folders beside the base."""
+
+
+def controlnet(kind: str) -> str:
+    """The name of the model of a kind: canny, depth …"""
+    return f"{BASE}-{kind}"
+
+
+def is_there(kind: str, folder: Path = FOLDER) -> bool:
+    """Whether the model of this kind was made."""
+    return (folder / CONTROLNETS / f"{controlnet(kind)}.safetensors").exists()
+
+
 MODELS = {"demo_canny": 1, "demo_lineart": 2}
 """File name -> seed."""
 

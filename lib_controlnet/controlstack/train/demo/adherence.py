@@ -8,6 +8,7 @@ prompt.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from controlstack.hosts.embedded import demo_models
 from controlstack.image import Array
 from controlstack.train.demo import control, dataset, files, readouts
 from controlstack.train.demo.painter import Painter
@@ -63,7 +65,7 @@ def kinds(reader: readouts.Reader) -> dict[str, Kind]:
 def unit(kind: str, truth: Scene) -> dict[str, Any]:
     """A unit whose hint is this scene's; canny finds its edges itself, the others are handed their maps."""
     module, picture = ("canny", truth.picture) if kind == "canny" else ("none", control.hint(kind, truth))
-    return {"model": files.controlnet(kind), "module": module, "image": picture}
+    return {"model": demo_models.controlnet(kind), "module": module, "image": picture}
 
 
 def _edges(picture: Array, truth: Scene) -> float:
@@ -116,6 +118,22 @@ def measure(paint: Paint, kind: Kind, count: int, weights: Sequence[float]) -> d
     return result
 
 
+def prompt_colours(paint: Paint, kind: Kind, count: int = 8) -> float:
+    """The share of pictures that show the colour asked for: six in turn for one object on each of some hints."""
+    numbered = ((number, scene(dataset.HELD_OUT + number)) for number in itertools.count())
+    single = [(number, one) for number, one in itertools.islice(numbered, 64) if len(one.objects) == 1][
+        :count
+    ]
+    right = []
+    for number, one in single:
+        ((was, _),) = one.objects
+        for colour in readouts.HUES:
+            prompt = one.caption.replace("an ", "a ").replace(was, colour).replace("a orange", "an orange")
+            made = paint.controlled(prompt, unit(kind.name, one), number)
+            right.append(readouts.strongest_colour(made) == colour)
+    return _mean(right)
+
+
 def plot(results: Mapping[str, Any], file: Path) -> None:
     """Above, bars from 0 to 1 for each kind and prompt; below, how scores rise with the weight."""
     bars = {"own hint": "#4477aa", "other hint": "#cc3311", "no control": "#999999", "ceiling": "#dddddd"}
@@ -149,14 +167,15 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
 
 def table(results: Mapping[str, Any]) -> str:
     lines = [
-        "| kind | measure | prompt | own hint | other hint | no control | ceiling |",
-        "|---|---|---|---|---|---|---|",
+        "| kind | measure | prompt | own hint | other hint | no control | ceiling | asked colour appears |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, result in results.items():
         for prompt, values in result["prompts"].items():
             numbers = [values[key] for key in ("own hint", "other hint", "no control")] + [result["ceiling"]]
             cells = " | ".join(f"{number:.2f}" for number in numbers)
-            lines.append(f"| {name} | {result['measure']} | {prompt} | {cells} |")
+            colours = f"{result['prompt colours']:.0%}" if prompt == "full" else ""
+            lines.append(f"| {name} | {result['measure']} | {prompt} | {cells} | {colours} |")
     return "\n".join(lines) + "\n"
 
 
@@ -166,7 +185,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("kinds", nargs="*", help="only these")
     parser.add_argument("--scenes", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--models", type=Path, default=files.FOLDER)
+    parser.add_argument("--models", type=Path, default=demo_models.FOLDER)
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -175,10 +194,13 @@ def main(arguments: Sequence[str]) -> None:
     present = {
         name: kind
         for name, kind in all_kinds.items()
-        if files.is_there(asked.models, name) and name in (asked.kinds or all_kinds)
+        if demo_models.is_there(name, asked.models) and name in (asked.kinds or all_kinds)
     }
     weights = (0.0, 0.25, 0.5, 0.75, 1.0)
-    results = {name: measure(paint, kind, asked.scenes, weights) for name, kind in present.items()}
+    results = {
+        name: measure(paint, kind, asked.scenes, weights) | {"prompt colours": prompt_colours(paint, kind)}
+        for name, kind in present.items()
+    }
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "adherence.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (asked.out / "adherence.md").write_text(table(results), encoding="utf-8")

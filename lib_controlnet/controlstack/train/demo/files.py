@@ -13,27 +13,14 @@ from torch import Tensor
 
 from controlstack import weights
 from controlstack.hosts.embedded import ldm_names
+from controlstack.hosts.embedded.demo_models import BASE, CONTROLNETS, FOLDER, controlnet
 from controlstack.layout import HEADS
 from controlstack.train.demo import base, vae
 
-FOLDER = Path(__file__).resolve().parents[2] / "hosts" / "embedded" / "demo_weights"
-BASE = "controlstack-demo"
-READER = "controlstack-demo-reader"
-CONTROLNETS = "ControlNet"
-EXAMPLES = "examples"
-TEXT_FOLDER = "controlstack-demo-text"
+READER = f"{BASE}-reader"
+TEXT_FOLDER = f"{BASE}-text"
 """Beside the base: what LDM's text encoder reads, CLIP's vocabulary and a small configuration."""
 _TRAINED_ON = "synthetic scenes of shaded solids; see controlstack.train.demo"
-
-
-def controlnet(kind: str) -> str:
-    """The name of a kind's file, without its ending."""
-    return f"{BASE}-{kind}"
-
-
-def is_there(folder: Path, kind: str) -> bool:
-    """Whether this kind's ControlNet was made."""
-    return (folder / CONTROLNETS / f"{controlnet(kind)}.safetensors").exists()
 
 
 def save_base(folder: Path, unet: Any, autoencoder: Any, text_encoder: Any) -> Path:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from controlstack.hosts.embedded import tokenizer
+from controlstack.hosts.embedded import demo_models, tokenizer
 from controlstack.image import Array
 from controlstack.train import encoder_copy
 from controlstack.train.demo import base, control, dataset, files, readouts, sheets, stage, vae
@@ -124,16 +124,16 @@ def train_control(kind: str) -> Callable[[Path], None]:
 
 
 def write_files(work: Path) -> None:
-    """Write what is through into `files.FOLDER`."""
-    folder = files.FOLDER
+    """Write what is through into `demo_models.FOLDER`."""
+    folder = demo_models.FOLDER
     unet, text_encoder = trained_base(work)
     files.save_base(folder, unet, trained_vae(work), text_encoder)
     for kind in control.HINTS:
         if (state := work / f"{kind}.done.pt").exists():
             files.save_controlnet(folder, kind, torch.load(state, weights_only=True))
     for name, picture in examples().items():
-        (folder / files.EXAMPLES).mkdir(exist_ok=True)
-        Image.fromarray(picture).save(folder / files.EXAMPLES / f"{name}.png", optimize=True)
+        (folder / demo_models.EXAMPLES).mkdir(exist_ok=True)
+        Image.fromarray(picture).save(folder / demo_models.EXAMPLES / f"{name}.png", optimize=True)
     files.save_reader(folder, torch.load(work / "reader.done.pt", weights_only=True))
 
 

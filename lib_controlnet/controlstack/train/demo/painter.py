@@ -12,11 +12,10 @@ import torch
 from controlstack import plan, preprocess
 from controlstack.catalog import Catalog
 from controlstack.hosts import unet_diffusers
-from controlstack.hosts.embedded import checkpoint
+from controlstack.hosts.embedded import checkpoint, demo_models
 from controlstack.image import Array
 from controlstack.session import Session
 from controlstack.sources import Job
-from controlstack.train.demo import files
 from controlstack.train.demo.solids import SIZE
 from controlstack.unit import parse
 from controlstack.weights import Loaded
@@ -25,10 +24,10 @@ from controlstack.weights import Loaded
 class Painter:
     """Pictures of 128 × 128 px by the base in a folder and the ControlNets beside it."""
 
-    def __init__(self, folder: Path = files.FOLDER, steps: int = 20, cfg: float = 3.0) -> None:
+    def __init__(self, folder: Path = demo_models.FOLDER, steps: int = 20, cfg: float = 3.0) -> None:
         import diffusers
 
-        read = checkpoint.read(folder / f"{files.BASE}.safetensors")
+        read = checkpoint.read(folder / f"{demo_models.BASE}.safetensors")
         read.prepare(torch.float32)
         self.steps, self.cfg, self.unet, self.vae = steps, cfg, read.unet, read.vae
         scheduler = diffusers.DDIMScheduler.from_config(read.schedule)
@@ -37,7 +36,7 @@ class Painter:
         )
         self._pipe = diffusers.StableDiffusionPipeline(**read.components, scheduler=scheduler, **safety)
         self._pipe.set_progress_bar_config(disable=True)
-        self._catalog, self._loaded = Catalog([folder / files.CONTROLNETS]), Loaded(4)
+        self._catalog, self._loaded = Catalog([folder / demo_models.CONTROLNETS]), Loaded(4)
 
     def __call__(self, prompt: str, units: Sequence[Mapping[str, Any]] = (), seed: int = 0) -> Array:
         """A picture "128 128 3" under these units, each the fields of a request."""

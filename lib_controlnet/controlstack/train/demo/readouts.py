@@ -24,6 +24,8 @@ REACH = 2.0
 CELLS = 32
 """Cells of a side in which depth and classes are read."""
 
+HUES = tuple(name for name in COLOURS if name != "white")
+"""The colours that a hue tells apart."""
 Mask = NDArray[np.bool_]
 
 
@@ -55,10 +57,14 @@ def mean_iou(found: NDArray[Any], wanted: NDArray[Any]) -> float:
 def colour_share(picture: Array, name: str) -> float:
     """The share of pixels whose colour, apart from how bright it is, is this one of `COLOURS` and strong."""
     hue, strength = _chroma(picture)
-    names = [other for other in COLOURS if other != "white"]
-    wheel = np.array([_chroma(np.array(COLOURS[other], np.uint8)[None, None])[0][0, 0] for other in names])
+    wheel = np.array([_chroma(np.array(COLOURS[other], np.uint8)[None, None])[0][0, 0] for other in HUES])
     off = np.abs((hue[..., None] - wheel + np.pi) % (2 * np.pi) - np.pi)
-    return float(((off.argmin(-1) == names.index(name)) & (strength > 0.45)).mean())
+    return float(((off.argmin(-1) == HUES.index(name)) & (strength > 0.45)).mean())
+
+
+def strongest_colour(picture: Array) -> str:
+    """Which of `HUES` has most pixels."""
+    return max(HUES, key=lambda name: colour_share(picture, name))
 
 
 class Reader(nn.Module):

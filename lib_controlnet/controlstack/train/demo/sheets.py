@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from controlstack.hosts.embedded import demo_models
 from controlstack.hosts.embedded.contact_sheet import contact_sheet
 from controlstack.image import Array
-from controlstack.train.demo import adherence, control, dataset, files
+from controlstack.train.demo import adherence, control, dataset
 from controlstack.train.demo.painter import Painter
 from controlstack.train.demo.scenes import Scene, scene
 from controlstack.train.demo.solids import SIZE
@@ -26,11 +27,11 @@ MODES = ("Balanced", "My prompt is more important", "ControlNet is more importan
 Cell = tuple[str, Image.Image]
 
 
-def make(folder: Path = FOLDER, models: Path = files.FOLDER) -> list[Path]:
+def make(folder: Path = FOLDER, models: Path = demo_models.FOLDER) -> list[Path]:
     """Write all sheets; returns their files."""
     folder.mkdir(parents=True, exist_ok=True)
     paint = Painter(models)
-    kinds = [kind for kind in control.HINTS if files.is_there(models, kind)]
+    kinds = [kind for kind in control.HINTS if demo_models.is_there(kind, models)]
     sheets = {"weights": _weights(paint, kinds), "units": _units(paint, kinds), "limits": _limits(paint)}
     written = []
     for name, cells in sheets.items():
