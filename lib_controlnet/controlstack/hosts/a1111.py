@@ -37,9 +37,12 @@ class A1111(WebUI):
         chosen = (self.flag("controlnet_dir"), self.option("control_net_models_path", ""))
         return [
             *(Path(given) for given in chosen if given),
-            Path(paths.models_path, "ControlNet"),
+            self.models_path() / "ControlNet",
             OWN / "models",
         ]
+
+    def models_path(self) -> Path:
+        return Path(paths.models_path)
 
     @property
     def lock(self) -> AbstractContextManager[Any]:
@@ -56,6 +59,14 @@ class A1111(WebUI):
 
     def services(self, p: Any) -> LiveLDM:
         return LiveLDM(p.sd_model, devices.get_device_for("controlnet"), devices.dtype_unet)
+
+    def postprocess(self, p: Any, processed: Any) -> None:
+        """The host has read the job's comments by now; programs get to see none of them, but parameters."""
+        before = set(p.comments)
+        super().postprocess(p, processed)
+        if late := [comment for comment in p.comments if comment not in before]:
+            processed.comments += "".join(f"{comment}\n" for comment in late)
+            p.extra_generation_params[f"{self.name} note"] = " ".join(late)
 
     def attach(self, p: Any, session: Session) -> ExitStack:
         return Pass(self, p, session).attached()
