@@ -5,7 +5,9 @@ named in the file. Each is answered with control, with the plain picture that it
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,6 +104,20 @@ def test_detected_maps_are_saved_as_files(host: Host, setting: Callable[..., Non
     assert [file.parent.name for file in saved] == ["canny", "canny"], "a ready map is the user's own"
     assert np.array_equal(np.asarray(Image.open(saved[0])), canny)
     assert ready.shape == canny.shape
+
+
+def test_preprocessors_look_for_weights_where_the_user_says(tmp_path: Path) -> None:
+    """--controlnet-annotator-models-path; a name that the host gives its models' folder comes after it."""
+    code = f"""
+from pathlib import Path
+from controlstack.hosts import current, embedded
+embedded.boot(["--data-dir", {str(tmp_path)!r}, "--controlnet-annotator-models-path", "weights"])
+print(*current().cache.networks.store.folders[:2], sep="\\n")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "lib_controlnet"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert told.splitlines() == ["weights", str(tmp_path / "models" / "ControlNetPreprocessor")]
 
 
 def test_programs_cannot_choose_where_files_go(host: Host) -> None:

@@ -26,13 +26,17 @@ class Setting:
     path: bool = False
 
 
-def _of_the_incumbent(default: bool | int | str, *, path: bool = False) -> Setting:
-    label = "A setting of sd-webui-controlnet; it changes nothing here"
-    return Setting(default, label, works=False, path=path)
+def _of_the_incumbent(default: bool | int) -> Setting:
+    return Setting(default, "A setting of sd-webui-controlnet; it changes nothing here", works=False)
 
 
 SETTINGS = {
-    "control_net_models_path": Setting("", "Another folder with control models, searched too", path=True),
+    "control_net_models_path": Setting(
+        "", "Another folder with control models, searched too (needs a restart)", path=True
+    ),
+    "control_net_modules_path": Setting(
+        "", "A folder with the models of preprocessors, searched first (needs a restart)", path=True
+    ),
     "control_net_unit_count": Setting(
         3,
         "Units on the page (programs may send more; needs a reload of the page)",
@@ -64,7 +68,6 @@ SETTINGS = {
         _of_the_incumbent(False),
     ),
     "controlnet_photopea_warning": _of_the_incumbent(True),
-    "control_net_modules_path": _of_the_incumbent("", path=True),
     "control_net_inpaint_blur_sigma": _of_the_incumbent(7),
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from controlstack import geometry, image, plan, preprocess
+from controlstack import downloads, geometry, image, plan, preprocess
 from controlstack.catalog import Catalog
 from controlstack.errors import ControlError
 from controlstack.hosts import detected_maps
@@ -22,6 +22,7 @@ from controlstack.image import Array, Picture
 from controlstack.joints import Services
 from controlstack.layout import Base
 from controlstack.log import log
+from controlstack.networks import Networks
 from controlstack.session import Session
 from controlstack.sources import Job
 from controlstack.unit import ControlNetUnit, ResizeMode, infotext, parse
@@ -45,7 +46,7 @@ class WebUI(ABC):
 
     def __init__(self) -> None:
         self.models = Loaded(int(self.option("control_net_model_cache_size", 2)))
-        self.cache = preprocess.Cache(self.flag("controlnet_preprocessor_cache_size"))
+        self.cache = preprocess.Cache(self.flag("controlnet_preprocessor_cache_size"), self._networks())
         self.catalog = Catalog(self.model_folders())
         self._hooks = ExitStack()
 
@@ -60,6 +61,10 @@ class WebUI(ABC):
     @abstractmethod
     def model_folders(self) -> Sequence[Path]:
         """Where control models lie; the first folder wins."""
+
+    def models_path(self) -> Path | None:
+        """The host's folder of models, None where it has none."""
+        return None
 
     @property
     @abstractmethod
@@ -77,6 +82,17 @@ class WebUI(ABC):
     @abstractmethod
     def attach(self, p: Any, session: Session) -> ExitStack:
         """Have every UNet call of the coming pass ask `session.step`; closing the stack undoes it."""
+
+    def _networks(self) -> Networks:
+        """Where preprocessors get theirs: from a folder that the user names, or from the usual ones."""
+        named = (
+            self.flag("controlnet_preprocessor_models_dir"),
+            self.flag("controlnet_annotator_models_path"),
+            self.option("control_net_modules_path", ""),
+        )
+        chosen = next((Path(folder) for folder in named if folder), None)
+        models = self.models_path()
+        return Networks(downloads.Store(downloads.folders(models, chosen)) if models else None)
 
     def process(self, p: Any, values: Sequence[object]) -> None:
         """Resolve the units of a new job. What goes wrong is kept: hosts swallow what this hook raises."""

@@ -38,7 +38,10 @@ class Embedded(WebUI):
 
     def model_folders(self) -> Sequence[Path]:
         given = self.flag("controlnet_dir")
-        return [*([Path(given)] if given else []), Path(paths.models_path) / "ControlNet"]
+        return [*([Path(given)] if given else []), self.models_path() / "ControlNet"]
+
+    def models_path(self) -> Path:
+        return Path(paths.models_path)
 
     @property
     def lock(self) -> AbstractContextManager[Any]:
