@@ -29,8 +29,9 @@ STILL = {
     "another pass": dict(hr_option="High res only"),
 }
 
-OWN_TESTS = {"ip_adapter"}
-"""What they look at are embeddings, which need another network beside the tiny nets."""
+OWN_TESTS = {"ip_adapter", "not_here"}
+"""What an IP-Adapter looks at are embeddings, which need another network beside the tiny nets; what is not
+here has nothing to run."""
 FAMILIES = family.everything()
 
 

@@ -17,8 +17,12 @@ from controlstack.joints import Control, Services
 from controlstack.layout import EncoderLayout
 from controlstack.weights import Header, read_tensors
 
-OTHER_KINDS = ("lora_controlnet", "task_embedding", "control_add_embedding.", ".motion_modules.")
-"""In the tensor names of relatives that are no plain ControlNets: Control-LoRA, Union, SparseCtrl."""
+OTHER_KINDS = (
+    *("lora_controlnet", "task_embedding", "control_add_embedding.", ".motion_modules."),
+    *("control_to_base_for_conv_in.", "double_blocks."),
+)
+"""In the tensor names of relatives that are no plain ControlNets: Control-LoRA, Union, SparseCtrl,
+ControlNet-XS, and XLabs' ControlNets for Flux."""
 
 DIFFERENCE = "difference"
 """A tensor of this name says that what the UNet has too is stored as a difference from the UNet's weights."""
