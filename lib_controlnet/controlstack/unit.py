@@ -198,6 +198,11 @@ class ControlNetUnit:
             default = known.default if known.default_factory is MISSING else known.default_factory()
             setattr(self, known.name, given.get(known.name, default))
 
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, object]) -> ControlNetUnit:
+        """What other extensions call `parse`."""
+        return parse(fields)
+
 
 def parse(value: object) -> ControlNetUnit:
     """A new, typed and checked unit from what somebody sent.

@@ -154,6 +154,12 @@ def test_a_unit_as_adetailer_and_deforum_build_it() -> None:
     assert parse(deforum).resize_mode is cn.ResizeMode.INNER_FIT
 
 
+def test_a_unit_from_a_dict_is_checked() -> None:
+    assert cn.ControlNetUnit.from_dict({"module": "canny", "lowvram": "true"}).low_vram is True
+    with pytest.raises(ControlError, match="weight is 3"):
+        cn.ControlNetUnit.from_dict({"weight": 3})
+
+
 def test_numbers_and_old_labels_of_the_modes() -> None:
     assert [cn.resize_mode_from_value(i) for i in (0, 1, 2, 3)] == [*cn.ResizeMode, cn.ResizeMode.RESIZE]
     for old, new in cn.resize_mode_aliases.items():
