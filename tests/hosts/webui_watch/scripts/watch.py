@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from copy import copy
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,10 @@ forget()
 
 
 def unet() -> Any:
+    """An empty module before Forge has loaded a checkpoint, which it does for the first job."""
     model = shared.sd_model
-    return (model.forge_objects.unet if hasattr(model, "forge_objects") else model).model.diffusion_model
+    patched = model.forge_objects.unet if hasattr(model, "forge_objects") else model
+    return patched.model.diffusion_model if hasattr(patched, "model") else torch.nn.Module()
 
 
 def before(module: Any, args: Any) -> None:
@@ -86,12 +90,19 @@ def look() -> dict[str, Any]:
     facts["hooks"] = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
     facts["callbacks"] = len(script_callbacks.callback_map["callbacks_cfg_denoiser"])
     facts["threads"] = threading.active_count()
-    facts["dtype"] = str(next(unet().parameters()).dtype)
+    facts["dtype"] = str(next(unet().parameters(), torch.empty(0)).dtype)
+    facts["forge"] = find_spec("modules_forge") is not None
+    facts["external_code"] = _origin("lib_controlnet.external_code") if facts["forge"] else None
     if Path("/proc/self/statm").exists():
         facts["handles"] = len(list(Path("/proc/self/fd").iterdir()))
         facts["memory"] = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     forget()
     return facts
+
+
+def _origin(name: str) -> str:
+    """What other extensions get by this name."""
+    return str(import_module(name).__name__)
 
 
 def without_scripts(job: dict[str, Any]) -> str:
