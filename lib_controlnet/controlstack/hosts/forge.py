@@ -7,7 +7,7 @@ hosts' patchers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,10 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from controlstack import preprocess
+from controlstack.errors import ControlError
 from controlstack.hosts import a1111, builtin, live_forge
 from controlstack.hosts.ledger import Ledger, of_chunks
 from controlstack.layout import Base
 from controlstack.session import Session
+from controlstack.unit import parse
 from controlstack.weights import Loaded
 
 
@@ -39,6 +42,9 @@ class Forge(a1111.A1111):
 
     def services(self, p: Any) -> live_forge.LiveForge:
         return live_forge.LiveForge(p.sd_model)
+
+    def process(self, p: Any, values: Sequence[object]) -> None:
+        super().process(p, [_with_region(value) for value in values])
 
     def before_sampling(self, p: Any, x: Tensor, noise: Tensor) -> None:
         """Forge announces the pass of hires fix twice, with the same noise."""
@@ -73,6 +79,18 @@ class _Pass(a1111.Pass):
             self.ledger = Ledger(of_chunks(options["cond_or_uncond"], len(given["x"])))
         if "sigmas" in options:
             self.live.evaluate(given["timesteps"], options["sigmas"])
+
+
+def _with_region(value: object) -> object:
+    """A unit in Forge's words: its `mask_image` says where to act, unless the preprocessor takes a mask."""
+    said = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
+    if said.get("mask_image") is None or said.get("effective_region_mask") is not None:
+        return value
+    try:
+        takes_mask = preprocess.find(parse({"module": said.get("module")}).module).accepts_mask
+    except ControlError:  # said again when the unit is resolved
+        return value
+    return value if takes_mask else {**said, "mask_image": None, "effective_region_mask": said["mask_image"]}
 
 
 class Networks(Loaded):
