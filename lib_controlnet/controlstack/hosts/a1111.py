@@ -19,7 +19,7 @@ from controlstack.hosts.ledger import Ledger, rows
 from controlstack.hosts.live_ldm import LiveLDM, base_of
 from controlstack.hosts.neighbours import OWN
 from controlstack.hosts.webui import WebUI
-from controlstack.joints import Call, Shadow
+from controlstack.joints import Call, Services, Shadow
 from controlstack.layout import Base
 from controlstack.session import Session
 
@@ -57,7 +57,7 @@ class A1111(WebUI):
             )
         return base_of(p.sd_model)
 
-    def services(self, p: Any) -> LiveLDM:
+    def services(self, p: Any) -> Services:
         return LiveLDM(p.sd_model, devices.get_device_for("controlnet"), devices.dtype_unet)
 
     def postprocess(self, p: Any, processed: Any) -> None:
@@ -77,7 +77,7 @@ class Pass:
 
     def __init__(self, host: A1111, p: Any, session: Session) -> None:
         self.host, self.p, self.session = host, p, session
-        self.live = host.services(p)
+        self.live: Any = host.services(p)
         self.checkpoint = self.live.checkpoint
         self.ledger: Ledger | None = Ledger(())
         self.span = (0.0, 1.0)
