@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controlstack import image
@@ -62,6 +62,7 @@ UNITS = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(UNITS)
 def test_what_is_written_is_read_back(fields: dict[str, object]) -> None:
     start, end = fields.pop("window")
