@@ -126,7 +126,8 @@ def recognise(header: Header) -> Match:
     for family in _families.values():
         if match := family.match(header):
             return match
-    why = f"None of the known kinds ({', '.join(sorted(_families))}) has tensors of these names and shapes"
+    known = sorted(name for name, kind in _families.items() if type(kind).match is not Family.match)
+    why = f"None of the known kinds ({', '.join(known)}) has tensors of these names and shapes"
     if broken:
         why += f"; not loaded: {', '.join(sorted(broken))}"
     raise ControlError(

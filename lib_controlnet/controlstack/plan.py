@@ -37,17 +37,6 @@ class Plan:
     matches: Sequence[Match]
     schedule: Schedule
 
-    @property
-    def notes(self) -> list[str]:
-        """What the user should know although the unit runs."""
-        companion = self.preprocessor.companion
-        if not companion or family.called(companion):
-            return []
-        return [
-            f"ControlNet unit {self.index}: {self.preprocessor.label} only prepares its map; "
-            f"what should happen beside the model ({companion}) is not available yet."
-        ]
-
     def map(self, maps: preprocess.Cache) -> Array:
         """The detected map, uint8 "h w 3|4", at the preprocessor's own size."""
         return maps.run(self.preprocessor, self.source.picture.rgb, self.ask)

@@ -102,12 +102,6 @@ def test_a_unit_that_never_acted_says_so(host: Client) -> None:
     assert "unit 0 had no effect" in json.dumps(info)
 
 
-def test_what_a_preprocessor_cannot_do_yet_is_said(host: Client) -> None:
-    info = host.post([unit(module="tile_colorfix")]).json()["info"]
-    assert "ControlNet unit 0: tile_colorfix only prepares its map" in info
-    assert "only prepares its map" not in host.post([unit()]).json()["info"]
-
-
 def test_hires_fix_runs_a_unit_in_the_passes_it_names(host: Client) -> None:
     bare = host.pictures(**HIRES)[0]
     assert bare.shape[:2] == (192, 192)
@@ -255,3 +249,34 @@ def test_the_high_resolution_pass_may_have_values_of_its_own(host: Client) -> No
     assert np.array_equal(same, low)
     half = host.pictures(unit(hires={"weight": 0.5, "guidance_end": 0.6}), **HIRES)[0]
     assert difference(half, low) >= 1
+
+
+def test_inpainting_keeps_what_the_mask_does_not_cover(host: Client) -> None:
+    own = np.random.default_rng(5).integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[:, SIZE // 2 :] = 255
+    asked = unit(module="inpaint_only", image=png(own), mask=png(mask))
+    kept, _ = host.pictures(asked)
+    left, right = np.s_[:, : SIZE // 2 - 8], np.s_[:, SIZE // 2 + 8 :]
+    assert np.array_equal(kept[left], own[left])
+    assert difference(kept[right], own[right]) >= 20
+    lost, _ = host.pictures({**asked, "module": "inpaint_global_harmonious"})
+    assert difference(lost[left], own[left]) >= 20
+
+
+def test_recolouring_needs_no_model(host: Client) -> None:
+    light = np.linspace(60, 200, SIZE).astype(np.uint8)[None, :, None].repeat(SIZE, 0).repeat(3, 2)
+    coloured, shown = host.pictures(unit(module="recolor_intensity", model="None", image=png(light)))
+    assert np.abs(coloured.max(2).astype(int) - shown[..., 0]).max() <= 2
+    assert coloured.std(2).mean() > 1
+
+
+def test_colour_fix_follows_its_picture_without_a_model(host: Client, plain: NDArray[np.uint8]) -> None:
+    fixed = []
+    for colour in ((200, 40, 60), (30, 90, 220)):
+        own = np.full((SIZE, SIZE, 3), colour, np.uint8)
+        fixed.append(host.pictures(unit(module="tile_colorfix", model="None", image=png(own)))[0])
+        assert difference(fixed[-1], plain) >= 1
+    assert not np.array_equal(*fixed), "a VAE of random weights sees little, but something"
+    stopped = host.pictures(unit(module="tile_colorfix", model="None", image=png(own), weight=0))[0]
+    assert np.array_equal(stopped, plain)

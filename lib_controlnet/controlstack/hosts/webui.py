@@ -112,8 +112,6 @@ class WebUI(ABC):
             text = infotext(resolved.unit)
             p.extra_generation_params[f"{self.name} {resolved.index}"] = text
             log.info("Unit %d: %s", resolved.index, text)
-            for note in resolved.notes:
-                self._say(p, note)
 
     def before_sampling(self, p: Any, x: Tensor, noise: Tensor) -> None:
         """Start a sampling pass on latents "B C h w", with noise of the same shape and spread 1, which
@@ -201,7 +199,7 @@ class _Close:
 
     def __init__(self, host: WebUI, p: Any) -> None:
         replaced = vars(p).get("close")
-        self._before = replaced._before if isinstance(replaced, _Close) else replaced
+        self._before: Any = replaced._before if isinstance(replaced, _Close) else replaced
         self._host, self._p = host, p
 
     def __call__(self) -> None:
