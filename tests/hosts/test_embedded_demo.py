@@ -44,10 +44,10 @@ def test_pictures_then_serving_until_ctrl_c(tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
     pictures = sorted(tmp_path.glob("*.png"))
-    assert len(pictures) == 13
-    assert [Image.open(file).size for file in pictures[:-1]] == [(256, 256)] * 12
-    assert len(list((tmp_path / "models").glob("*.safetensors"))) == 2
-    assert not list((tmp_path / "models").glob("*.part"))
+    maps = sum(len(request.units) for request in demo.REQUESTS)
+    shown = 3 + 2 * len(demo.REQUESTS) + maps
+    assert len(pictures) == shown + 1
+    assert [Image.open(file).size for file in pictures[:-1]] == [(128, 128)] * shown
 
 
 def test_a_control_that_changes_nothing_fails_the_demo():

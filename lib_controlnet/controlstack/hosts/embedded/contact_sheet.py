@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 _CELL = 256
 _TITLE = 20
@@ -19,7 +19,6 @@ def contact_sheet(cells: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     for place, (title, picture) in enumerate(cells):
         left, top = place % _COLUMNS * _CELL, place // _COLUMNS * (_CELL + _TITLE)
         draw.text((left + 4, top + 4), title, fill="black")
-        fitted = picture.copy()
-        fitted.thumbnail((_CELL, _CELL))
+        fitted = ImageOps.contain(picture, (_CELL, _CELL))
         sheet.paste(fitted, (left, top + _TITLE))
     return sheet

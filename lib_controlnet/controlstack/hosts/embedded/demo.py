@@ -1,4 +1,4 @@
-"""`python -m controlstack.hosts.embedded.demo`: the embedded host with random nets, asked for pictures."""
+"""`python -m controlstack.hosts.embedded.demo`: the embedded host paints with small trained nets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -20,25 +21,36 @@ import torch
 from PIL import Image
 
 from controlstack.hosts import embedded
-from controlstack.hosts.embedded import demo_models
 from controlstack.hosts.embedded.contact_sheet import contact_sheet
+from controlstack.hosts.embedded.demo_models import BASE, CONTROLNETS, EXAMPLES, FOLDER, controlnet
 
-JOB: dict[str, Any] = {
-    "prompt": "an astronaut",
-    "seed": 1,
-    "steps": 6,
-    "width": 256,
-    "height": 256,
-    "cfg_scale": 4.0,
-}
-CANNY = {"module": "canny", "model": "demo_canny"}
-LINEART = {"module": "lineart_standard", "model": "demo_lineart"}
-STACKS = {
-    "txt2img": {"canny": [CANNY], "lineart": [LINEART], "canny and lineart": [CANNY, LINEART]},
-    "img2img": {"canny": [CANNY]},
-}
+JOB: dict[str, Any] = {"steps": 20, "width": 128, "height": 128, "cfg_scale": 3.0, "sampler_name": "DDIM"}
+COINS = "a white sphere, a yellow sphere and an orange sphere before a dark wall, daylight"
+SCENE = "a blue sphere and a yellow cone on stone under a pale sky, daylight"
 VISIBLE = 2.0
 """Mean difference, of 255 levels, that a control must make."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture to ask for, and the pictures, by name, that its units are handed."""
+
+    title: str
+    prompt: str
+    seed: int
+    units: tuple[tuple[str, str, str], ...]
+    """Of each unit: kind of model, preprocessor, picture."""
+    start: str | None = None
+    """The picture of img2img."""
+
+
+REQUESTS = (
+    Request("coins, canny", COINS, 4, (("canny", "canny", "coins"),)),
+    Request("img2img of coins, canny", COINS, 4, (("canny", "canny", "coins"),), start="coins"),
+    Request("scene, canny", SCENE, 2, (("canny", "canny", "scene"),)),
+    Request("scene, depth", SCENE, 2, (("depth", "none", "its depth"),)),
+    Request("scene, both stacked", SCENE, 2, (("canny", "canny", "scene"), ("depth", "none", "its depth"))),
+)
 
 
 class DemoError(Exception):
@@ -48,11 +60,10 @@ class DemoError(Exception):
 def main() -> int:
     """Make the pictures, say where they are, and serve until Ctrl-C. Returns the exit code."""
     asked = _arguments()
-    models = asked.out / "models"
-    demo_models.ensure(models)
+    asked.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # with nets this small, threads wait for each other more than they work
-    options = ["--output-dir", str(asked.out), "--controlnet-dir", str(models)]
-    embedded.boot([*options, *(["--nowebui"] if asked.once else [])])
+    models = ["--ckpt", str(FOLDER / f"{BASE}.safetensors"), "--controlnet-dir", str(FOLDER / CONTROLNETS)]
+    embedded.boot([*models, "--output-dir", str(asked.out), *(["--nowebui"] if asked.once else [])])
     try:
         with _serving(asked.port) as (address, ended):
             _say(f"The embedded WebUI serves on {address}")
@@ -98,28 +109,34 @@ def _serving(port: int) -> Iterator[tuple[str, Thread]]:
 
 def _make_pictures(address: str, out: Path) -> None:
     """Ask for each picture and hold it against the one without control; save all, also on one sheet."""
-    photograph = _photograph()
-    cells = [("the photograph", photograph)]
-    for route, stacks in STACKS.items():
-        job = (
-            JOB
-            if route == "txt2img"
-            else {**JOB, "init_images": [_encoded(photograph)], "denoising_strength": 0.6}
-        )
+    given = {"coins": _coins(), "scene": _shipped("scene"), "its depth": _shipped("scene-depth")}
+    cells = list(given.items())
+    for request in REQUESTS:
+        job = {**JOB, "prompt": request.prompt, "seed": request.seed}
+        route = "txt2img"
+        if request.start is not None:
+            route = "img2img"
+            job |= {"init_images": [_encoded(given[request.start])], "denoising_strength": 0.8}
+        units = [
+            {
+                "model": controlnet(kind),
+                "module": module,
+                "image": _encoded(given[name]),
+                "pixel_perfect": True,
+            }
+            for kind, module, name in request.units
+        ]
         plain = _ask(address, route, job, [])[0]
-        cells.append((f"{route}, plain", plain))
-        for name, stack in stacks.items():
-            units = [{**unit, "enabled": True, "image": _encoded(photograph)} for unit in stack]
-            picture, *maps = _ask(address, route, job, units)
-            _check(f"{route} with {name}", plain, picture, len(stack), maps)
-            cells.append((f"{route}, {name}", picture))
-            cells += [(f"{route}, {name}, map {place}", detected) for place, detected in enumerate(maps)]
+        picture, *maps = _ask(address, route, job, units)
+        _check(request.title, plain, picture, len(units), maps)
+        cells += [(f"{request.title}: its map {place}", detected) for place, detected in enumerate(maps)]
+        cells += [(f"{request.title}: off", plain), (f"{request.title}: on", picture)]
     for number, (title, picture) in enumerate(cells):
-        picture.save(out / f"{number:02}-{title.replace(', ', '-').replace(' ', '-')}.png")
+        name = title.replace(",", "").replace(": ", "-").replace(" ", "-")
+        picture.save(out / f"{number:02}-{name}.png")
     sheet = out / "contact-sheet.png"
     contact_sheet(cells).save(sheet)
     _say(f"{len(cells)} pictures and maps are in {out}, all of them on {sheet}")
-    _say("The nets are random, so the pictures are textures: what they show is that every unit acts.")
 
 
 def _check(name: str, plain: Image.Image, picture: Image.Image, units: int, maps: list[Image.Image]) -> None:
@@ -146,11 +163,19 @@ def _ask(
     return [Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB") for picture in pictures]
 
 
-def _photograph() -> Image.Image:
-    """Eileen Collins, a NASA photograph in the public domain that scikit-image ships."""
+def _coins() -> Image.Image:
+    """Greek coins, a photograph of the Brooklyn Museum without known restrictions; scikit-image ships it."""
     from skimage import data
 
-    return Image.fromarray(data.astronaut()).resize((JOB["width"], JOB["height"]), Image.Resampling.LANCZOS)
+    size = (JOB["width"], JOB["height"])
+    four_coins = (250, 0, 384, 134)
+    return (
+        Image.fromarray(data.coins()).convert("RGB").crop(four_coins).resize(size, Image.Resampling.LANCZOS)
+    )
+
+
+def _shipped(name: str) -> Image.Image:
+    return Image.open(FOLDER / EXAMPLES / f"{name}.png").convert("RGB")
 
 
 def _encoded(picture: Image.Image) -> str:

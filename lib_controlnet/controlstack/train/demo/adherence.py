@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,20 +74,22 @@ def _edges(picture: Array, truth: Scene) -> float:
 
 
 class Paint:
-    """Pictures for measuring; those without control are made once for all kinds."""
+    """Pictures for measuring, each made once."""
 
     def __init__(self, painter: Painter) -> None:
         self.reconstructed = painter.reconstruct
         self._painter = painter
-        self._plain: dict[tuple[str, int], Array] = {}
+        self._made: dict[tuple[object, ...], Array] = {}
 
-    def plain(self, prompt: str, seed: int) -> Array:
-        if (prompt, seed) not in self._plain:
-            self._plain[prompt, seed] = self._painter(prompt, seed=seed)
-        return self._plain[prompt, seed]
-
-    def controlled(self, prompt: str, unit: Mapping[str, Any], seed: int) -> Array:
-        return self._painter(prompt, [unit], seed=seed)
+    def __call__(
+        self, prompt: str, seed: int, kind: str = "", truth: Scene | None = None, weight: float = 1
+    ) -> Array:
+        """Under this kind's hint of a scene; without any where the weight is 0."""
+        key = (prompt, seed, kind, truth and truth.caption, weight) if weight else (prompt, seed)
+        if key not in self._made:
+            units = [{**unit(kind, truth), "weight": weight}] if truth is not None and weight else []
+            self._made[key] = self._painter(prompt, units, seed=seed)
+        return self._made[key]
 
 
 def measure(paint: Paint, kind: Kind, count: int, weights: Sequence[float]) -> dict[str, Any]:
@@ -103,14 +106,14 @@ def measure(paint: Paint, kind: Kind, count: int, weights: Sequence[float]) -> d
         sums: dict[str, list[float]] = {"own hint": [], "other hint": [], "no control": []}
         for number, one in enumerate(scenes):
             prompt = one.caption if prompts == "full" else ""
-            made = paint.controlled(prompt, unit(kind.name, one), number)
+            made = paint(prompt, number, kind.name, one)
             sums["own hint"].append(kind.score(made, one))
             sums["other hint"].append(kind.score(made, scenes[(number + 1) % count]))
-            sums["no control"].append(kind.score(paint.plain(prompt, number), one))
+            sums["no control"].append(kind.score(paint(prompt, number), one))
         result["prompts"][prompts] = {name: _mean(values) for name, values in sums.items()}
     result["weights"] = {
         weight: _mean(
-            kind.score(paint.controlled(one.caption, {**unit(kind.name, one), "weight": weight}, number), one)
+            kind.score(paint(one.caption, number, kind.name, one, weight), one)
             for number, one in enumerate(scenes[: max(1, count // 4)])
         )
         for weight in weights
@@ -119,19 +122,25 @@ def measure(paint: Paint, kind: Kind, count: int, weights: Sequence[float]) -> d
 
 
 def prompt_colours(paint: Paint, kind: Kind, count: int = 8) -> float:
-    """The share of pictures that show the colour asked for: six in turn for one object on each of some hints."""
+    """The share of pictures that show the colour asked for: six in turn for one object on each of 8 hints."""
     numbered = ((number, scene(dataset.HELD_OUT + number)) for number in itertools.count())
-    single = [(number, one) for number, one in itertools.islice(numbered, 64) if len(one.objects) == 1][
-        :count
-    ]
+    alone = (pair for pair in numbered if len(pair[1].objects) == 1)
+    single = list(itertools.islice(alone, count))
     right = []
     for number, one in single:
         ((was, _),) = one.objects
         for colour in readouts.HUES:
-            prompt = one.caption.replace("an ", "a ").replace(was, colour).replace("a orange", "an orange")
-            made = paint.controlled(prompt, unit(kind.name, one), number)
+            prompt = _asking(one.caption, was, colour)
+            made = paint(prompt, number, kind.name, one)
             right.append(readouts.strongest_colour(made) == colour)
     return _mean(right)
+
+
+def _asking(caption: str, was: str, colour: str) -> str:
+    """The caption of one object with another colour, in neutral light."""
+    article = "an" if colour == "orange" else "a"
+    plain = caption.replace("evening light", "daylight")
+    return re.sub(f"an? {was}", f"{article} {colour}", plain).replace(f"in {was}", f"in {colour}")
 
 
 def plot(results: Mapping[str, Any], file: Path) -> None:
@@ -184,7 +193,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m controlstack.bench adherence", description=__doc__)
     parser.add_argument("kinds", nargs="*", help="only these")
     parser.add_argument("--scenes", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--models", type=Path, default=demo_models.FOLDER)
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
     asked = parser.parse_args(arguments)

@@ -21,13 +21,15 @@ SCENES = 12_000
 EXAMPLE = 19
 """The held-out scene that the demo shows."""
 VAE_SCENES = 6_000
-VAE_CROPS, VAE_WHOLE = 1_500, 450
+VAE_CROPS, VAE_WHOLE = 1_500, 180
 """Steps on crops of 64 px, eight at a time, and then on whole pictures, four at a time."""
-BASE_STEPS = 3_400
-CONTROL_STEPS = 2_000
+BASE_STEPS = 2_600
+FIRST = "canny"
+CANNY_STEPS, OTHER_STEPS = 1_300, 600
+"""The first ControlNet learns to be one; the others start from it and learn their hints."""
 READER_SCENES, READER_STEPS = 1_500, 900
 RATE = 2e-3
-CONTROL_RATE = 1e-3
+CONTROL_RATE = 1.5e-3
 
 
 def train_vae(work: Path) -> None:
@@ -117,7 +119,10 @@ def train_control(kind: str) -> Callable[[Path], None]:
         net.set_attn_processor(parts[0].mid_block.attentions[0].transformer_blocks[0].attn1.processor)
         scenes = dataset.load(work / "scenes")
         loss = control.Loss(kind, (net, *parts), scenes, tokens(list(scenes.captions)), tokens([""]))
-        stage.train(work / f"{kind}.pt", {"net": net}, loss, CONTROL_STEPS, CONTROL_RATE)
+        if kind != FIRST:
+            net.load_state_dict(torch.load(work / f"{FIRST}.done.pt", weights_only=True))
+        steps = CANNY_STEPS if kind == FIRST else OTHER_STEPS
+        stage.train(work / f"{kind}.pt", {"net": net}, loss, steps, CONTROL_RATE)
         torch.save(net.state_dict(), work / f"{kind}.done.pt")
 
     return run

@@ -21,6 +21,8 @@ from controlstack.train.demo.scenes import CLASSES, COLOURS
 
 REACH = 2.0
 """px; how far an edge may lie from its place."""
+_STRONG = 0.55
+"""Saturation between that of all grounds, at most 0.42, and that of all colours, at least 0.7."""
 CELLS = 32
 """Cells of a side in which depth and classes are read."""
 
@@ -59,7 +61,7 @@ def colour_share(picture: Array, name: str) -> float:
     hue, strength = _chroma(picture)
     wheel = np.array([_chroma(np.array(COLOURS[other], np.uint8)[None, None])[0][0, 0] for other in HUES])
     off = np.abs((hue[..., None] - wheel + np.pi) % (2 * np.pi) - np.pi)
-    return float(((off.argmin(-1) == HUES.index(name)) & (strength > 0.45)).mean())
+    return float(((off.argmin(-1) == HUES.index(name)) & (strength > _STRONG)).mean())
 
 
 def strongest_colour(picture: Array) -> str:
