@@ -165,15 +165,29 @@ def test_beside_the_built_in_its_names_stay_its_own(anywhere: Client) -> None:
     assert anywhere.watch()["external_code"] == "lib_controlnet.external_code"
 
 
+ON_CPU = """
+import sys
+from importlib.util import find_spec
+
+sys.argv += ["--always-cpu", "--all-in-fp32"]  # Forge's modules read them
+if find_spec("ldm_patched"):  # reForge's read them in its own start script only
+    from ldm_patched.modules.args_parser import args
+
+    args.always_cpu = args.all_in_fp32 = True
+
+import pytest
+
+"""
+
+
 @pytest.mark.skipif(not DIR, reason="needs the folder of a WebUI: CONTROLSTACK_WEBUI_DIR")
 def test_every_joint_means_the_same_on_its_own_unet() -> None:
     """`test_joints.py` in the host's Python, where its `UNetModel` takes LDM's place. Needs pytest there."""
     webui = Path(str(DIR))
     places = [webui, webui / "packages_3rdparty", ROOT / "lib_controlnet"]
-    flags = "import sys; sys.argv += ['--always-cpu', '--all-in-fp32']; import pytest; "
-    tests = ROOT / "tests" / "hosts" / "test_joints.py"
+    tests = str(ROOT / "tests" / "hosts" / "test_joints.py")
     run = subprocess.run(
-        [webui / "venv" / "bin" / "python", "-c", flags + f"sys.exit(pytest.main(['-q', {str(tests)!r}]))"],
+        [webui / "venv" / "bin" / "python", "-c", f"{ON_CPU}sys.exit(pytest.main(['-q', {tests!r}]))"],
         cwd=webui,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places)), "OMP_NUM_THREADS": "1"},
         capture_output=True,
