@@ -15,6 +15,7 @@ EMBEDDING, MLP = 16, 8
 def targets(layout: str) -> dict[str, tuple[nn.Linear, int]]:
     """By kohya's name: the projection and its depth, 1 to 3. These are q, k and v in the encoder and SDXL's
     middle block; of attention to the prompt only q."""
+    middle_is_too_small = len(nets.LAYOUTS[layout]["block_out_channels"]) == 4  # for any depth
     with torch.device("meta"):
         unet = nets.unet(nets.LAYOUTS[layout])
     found = {}
@@ -23,7 +24,7 @@ def targets(layout: str) -> dict[str, tuple[nn.Linear, int]]:
             r"(down_blocks\.(\d)|mid_block)\.attentions\.(\d)\.(transformer_blocks\.\d\.attn(1\.to_[qkv]|2\.to_q))",
             path,
         )
-        if match is None or (layout == "sd1" and match[1] == "mid_block"):
+        if match is None or (middle_is_too_small and match[1] == "mid_block"):
             continue
         block = (
             "middle_block_1"
