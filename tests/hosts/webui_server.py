@@ -76,7 +76,9 @@ def serving(folder: Path, *flags: str, extensions: Sequence[Path] = (ROOT,)) -> 
 def wait_for(url: str, folder: Path, process: subprocess.Popen[bytes] | None, seconds: float = 300) -> Host:
     """A client, once the checkpoint is loaded."""
     host = Host(url, folder)
-    host.session = httpx.Client(base_url=url, timeout=300, trust_env=False)
+    host.session = httpx.Client(
+        base_url=url, timeout=300, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+    )
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process is not None and process.poll() is not None:

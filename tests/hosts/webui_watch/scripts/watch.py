@@ -78,7 +78,8 @@ def record(module: Any, args: Any, kwargs: Any, output: Any) -> None:
     """Keep one call of the UNet with controls: what came in and what came out."""
     names = ("x", "timesteps", "context", "y")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    torch.save({name: value.cpu() for name, value in given.items() if value is not None}, CALLS / "call.pt")
+    tensors = {name: value.cpu() for name, value in given.items() if isinstance(value, torch.Tensor)}
+    torch.save(tensors, CALLS / "call.pt")
     torch.save(output.cpu(), CALLS / "output.pt")
     Watch.recording.remove()
     Watch.recording = None
