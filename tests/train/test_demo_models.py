@@ -5,19 +5,23 @@ Each number has slack to what `python -m controlstack.bench adherence` measures 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from controlstack import family, weights
+from controlstack import bench, family, weights
 from controlstack.hosts import unet_diffusers
 from controlstack.hosts.embedded import demo_models
 from controlstack.image import Array
 from controlstack.train.demo import adherence, control, dataset, readouts, scenes, sheets
+from controlstack.train.demo.files import READER
 from controlstack.train.demo.painter import Painter
 from controlstack.train.demo.scenes import Scene
 
@@ -72,6 +76,18 @@ def test_canny_is_followed_and_another_hint_is_not(paint: Painter) -> None:
     other = np.mean([follows(made[n], held_out(n + 1)) for n in range(COUNT)])
     assert own > 0.5
     assert other < own / 3
+
+
+@pytest.mark.parametrize(("kind", "least"), [("depth", 0.6), ("segmentation", 0.6)])
+def test_depth_and_classes_are_followed(paint: Painter, kind: str, least: float) -> None:
+    """As read by a small net, against the scene's own and against the next scene's; without prompts."""
+    reader = readouts.load(demo_models.FOLDER / f"{READER}.safetensors")
+    score = adherence.kinds(reader)[kind].score
+    made = [paint("", [adherence.unit(kind, held_out(n))], seed=n) for n in WIDE]
+    own = np.mean([score(picture, held_out(n)) for picture, n in zip(made, WIDE, strict=True)])
+    other = np.mean([score(picture, held_out(n + 1)) for picture, n in zip(made, WIDE, strict=True)])
+    assert own > least
+    assert own > 2 * other
 
 
 def test_adherence_rises_with_the_weight(paint: Painter) -> None:
@@ -144,3 +160,15 @@ def test_the_prompt_still_chooses_colours(paint: Painter) -> None:
 def _is_a_large_sphere(one: Scene) -> bool:
     sphere = one.classes == scenes.CLASSES.index("sphere")
     return [kind for _, kind in one.objects] == ["sphere"] and "wall" in one.caption and sphere.sum() > 1800
+
+
+def test_the_benchmark_writes_its_numbers_and_a_plot(tmp_path: Path) -> None:
+    """One scene and two steps: the ceiling is a number of the VAE alone, and weight 0 is no control."""
+    bench.main(["adherence", "canny", "--scenes", "1", "--steps", "2", "--out", str(tmp_path)])
+    result = json.loads((tmp_path / "adherence.json").read_text(encoding="utf-8"))["canny"]
+    assert result["true pictures"] == 1
+    assert result["ceiling"] > 0.7
+    assert result["weights"]["0.0"] == result["prompts"]["full"]["no control"]
+    assert result["weights"]["1.0"] == result["prompts"]["full"]["own hint"]
+    assert "| canny | edge F1 at 2 px | empty |" in (tmp_path / "adherence.md").read_text(encoding="utf-8")
+    assert Image.open(tmp_path / "adherence.png").width > 700

@@ -121,8 +121,8 @@ def measure(paint: Paint, kind: Kind, count: int, weights: Sequence[float]) -> d
     return result
 
 
-def prompt_colours(paint: Paint, kind: Kind, count: int = 8) -> float:
-    """The share of pictures that show the colour asked for: six in turn for one object on each of 8 hints."""
+def prompt_colours(paint: Paint, kind: Kind, count: int) -> float:
+    """The share of pictures that show the colour asked for: six in turn, each hint held fixed."""
     numbered = ((number, scene(dataset.HELD_OUT + number)) for number in itertools.count())
     alone = (pair for pair in numbered if len(pair[1].objects) == 1)
     single = list(itertools.islice(alone, count))
@@ -207,7 +207,8 @@ def main(arguments: Sequence[str]) -> None:
     }
     weights = (0.0, 0.25, 0.5, 0.75, 1.0)
     results = {
-        name: measure(paint, kind, asked.scenes, weights) | {"prompt colours": prompt_colours(paint, kind)}
+        name: measure(paint, kind, asked.scenes, weights)
+        | {"prompt colours": prompt_colours(paint, kind, min(8, asked.scenes))}
         for name, kind in present.items()
     }
     asked.out.mkdir(parents=True, exist_ok=True)
