@@ -147,7 +147,7 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
     """Above, bars from 0 to 1 for each kind and prompt; below, how scores rise with the weight."""
     bars = {"own hint": "#4477aa", "other hint": "#cc3311", "no control": "#999999", "ceiling": "#dddddd"}
     rows = [(name, prompt) for name, one in results.items() for prompt in one["prompts"]]
-    left, long, high = 190, 560, 200
+    left, long, high = 300, 560, 200
     picture = Image.new("RGB", (left + long + 60, 40 + 74 * len(rows) + high + 60), "white")
     draw = ImageDraw.Draw(picture)
     for place, (bar, colour) in enumerate(bars.items()):
