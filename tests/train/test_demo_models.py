@@ -65,9 +65,12 @@ def test_a_file_says_what_it_is(paint: Painter, kind: str) -> None:
     assert match.base.mismatch(unet_diffusers.base_of(paint.unet)) is None
 
 
-def test_all_files_together_stay_small() -> None:
-    """48 MB is what the repository gives them."""
-    assert sum(file.stat().st_size for file in demo_models.FOLDER.rglob("*.safetensors")) <= 48e6
+def test_all_models_together_stay_small() -> None:
+    """48 MB is what the repository gives the base and its ControlNets."""
+    controls = (demo_models.FOLDER / demo_models.CONTROLNETS).glob("*.safetensors")
+    models = [demo_models.FOLDER / f"{demo_models.BASE}.safetensors", *controls]
+    assert len(models) == 1 + len(control.HINTS)
+    assert sum(file.stat().st_size for file in models) <= 48e6
 
 
 def test_canny_is_followed_and_another_hint_is_not(paint: Painter) -> None:
@@ -88,6 +91,17 @@ def test_depth_and_classes_are_followed(paint: Painter, kind: str, least: float)
     other = np.mean([score(picture, held_out(n + 1)) for picture, n in zip(made, WIDE, strict=True)])
     assert own > least
     assert own > 2 * other
+
+
+def test_figures_take_their_pose(paint: Painter) -> None:
+    reader = readouts.load(demo_models.FOLDER / f"{READER}.safetensors")
+    pose = adherence.kinds(reader)["openpose"]
+    people = adherence.held_out(pose, COUNT)
+    made = [paint(one.caption, [adherence.unit("openpose", one)], seed=n) for n, one in enumerate(people)]
+    own = np.mean([pose.score(picture, one) for picture, one in zip(made, people, strict=True)])
+    other = np.mean([pose.score(picture, people[n - 1]) for n, picture in enumerate(made)])
+    assert own > 0.35
+    assert own > 3 * other
 
 
 def test_adherence_rises_with_the_weight(paint: Painter) -> None:

@@ -25,8 +25,9 @@ from controlstack.hosts.embedded import demo_models
 from controlstack.image import Array
 from controlstack.train.demo import control, dataset, files, readouts
 from controlstack.train.demo.painter import Painter
-from controlstack.train.demo.scenes import Scene, scene
+from controlstack.train.demo.scenes import CLASSES, Scene, scene
 
+_FIGURE = CLASSES.index("figure")
 Score = Callable[[Array, Scene], float]
 
 
@@ -37,6 +38,8 @@ class Kind:
     name: str
     measure: str
     score: Score
+    suits: Callable[[Scene], bool] = lambda _: True
+    """Which scenes have what it controls."""
 
 
 def kinds(reader: readouts.Reader) -> dict[str, Kind]:
@@ -54,11 +57,15 @@ def kinds(reader: readouts.Reader) -> dict[str, Kind]:
     def classes(picture: Array, truth: Scene) -> float:
         return readouts.mean_iou(reader.read(picture[None])[1][0], readouts.cells(truth.classes))
 
+    def figures(picture: Array, truth: Scene) -> float:
+        ours, theirs = reader.read(picture[None])[1][0] == _FIGURE, readouts.cells(truth.classes) == _FIGURE
+        return float((ours & theirs).sum() / (ours | theirs).sum())
+
     found = (
         Kind("canny", f"edge F1 at {readouts.REACH:.0f} px", _edges),
         Kind("depth", "rank correlation of depth beyond the mean depth", depth),
         Kind("segmentation", "mean IoU of classes", classes),
-        Kind("openpose", "mean IoU of classes", classes),
+        Kind("openpose", "IoU of figures, where there are some", figures, lambda truth: bool(truth.people)),
     )
     return {kind.name: kind for kind in found}
 
@@ -92,9 +99,15 @@ class Paint:
         return self._made[key]
 
 
+def held_out(kind: Kind, count: int) -> list[Scene]:
+    """The first scenes of those never trained on that suit a kind."""
+    every = (scene(number) for number in itertools.count(dataset.HELD_OUT))
+    return list(itertools.islice(filter(kind.suits, every), count))
+
+
 def measure(paint: Paint, kind: Kind, count: int, weights: Sequence[float]) -> dict[str, Any]:
     """Means over `count` held-out scenes, the other hint being the next one's; for prompts full and empty."""
-    scenes = [scene(dataset.HELD_OUT + number) for number in range(count)]
+    scenes = held_out(kind, count)
     result: dict[str, Any] = {
         "measure": kind.measure,
         "scenes": count,
@@ -123,11 +136,9 @@ def measure(paint: Paint, kind: Kind, count: int, weights: Sequence[float]) -> d
 
 def prompt_colours(paint: Paint, kind: Kind, count: int) -> float:
     """The share of pictures that show the colour asked for: six in turn, each hint held fixed."""
-    numbered = ((number, scene(dataset.HELD_OUT + number)) for number in itertools.count())
-    alone = (pair for pair in numbered if len(pair[1].objects) == 1)
-    single = list(itertools.islice(alone, count))
+    single = [one for one in held_out(kind, 8 * count) if len(one.objects) == 1][:count]
     right = []
-    for number, one in single:
+    for number, one in enumerate(single):
         ((was, _),) = one.objects
         for colour in readouts.HUES:
             prompt = _asking(one.caption, was, colour)
