@@ -18,7 +18,7 @@ from controlstack.train.demo.scenes import Scene, scene
 from controlstack.train.demo.solids import SIZE
 
 FOLDER = Path(__file__).resolve().parents[4] / "docs" / "images"
-SHOWN = {"canny": 16, "depth": 19, "segmentation": 4, "openpose": 28}
+SHOWN = {"canny": 16, "depth": 19, "segmentation": 4, "openpose": 13}
 HALVES = (16, 17)
 """Held-out scenes that the sheets show."""
 _PROMPT = "a yellow box and a red sphere before a grey wall, daylight"
