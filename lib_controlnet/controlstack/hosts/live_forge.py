@@ -7,7 +7,6 @@ the same things.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from functools import cached_property
 from importlib import import_module
 from typing import Any, cast
 
@@ -15,10 +14,9 @@ import torch
 from torch import Tensor
 
 from controlstack.errors import ControlError
-from controlstack.hosts import unet_ldm
-from controlstack.hosts.module_hooks import sites
-from controlstack.joints import Prediction, Site
-from controlstack.layout import Base, unet_names
+from controlstack.hosts.live_ldm import LDMLayers
+from controlstack.joints import Prediction
+from controlstack.layout import Base
 
 _KINDS = {"EPS": "epsilon", "V_PREDICTION": "v_prediction"}
 """reForge's `ModelType`s by diffusers' names, which Forge has too."""
@@ -51,7 +49,7 @@ def _detected(patched: Any) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], described.unet_config)
 
 
-class LiveForge:
+class LiveForge(LDMLayers):
     """The services of a checkpoint.
 
     model: the host's `sd_model`
@@ -83,19 +81,11 @@ class LiveForge:
     def checkpoint(self) -> Hashable:
         return id(self.patched), self.model.sd_checkpoint_info.filename
 
-    @cached_property
-    def sites(self) -> list[Site]:
-        return [site for block, layers in unet_ldm.blocks(self.unet) for site, _ in sites(block, layers)]
-
-    @cached_property
-    def _names(self) -> dict[str, str]:
-        return unet_names((name for name, _ in self.unet.named_parameters()), prefix="")
-
     def weight(self, name: str) -> Tensor | None:
         """As the checkpoint has it: the host keeps what a LoRA changes in a copy."""
-        if name not in self._names:
+        if name not in self.names:
             return None
-        theirs = self._names[name]
+        theirs = self.names[name]
         kept = _originals(self.patcher).get(f"diffusion_model.{theirs}")
         kept = getattr(kept, "weight", kept)
         return _dequantised(self.unet.get_parameter(theirs) if kept is None else kept).to(

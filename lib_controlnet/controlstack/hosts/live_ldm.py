@@ -32,8 +32,26 @@ def base_of(model: Any) -> Base:
     )
 
 
+class LDMLayers:
+    """What the module names of LDM's UNet tell, whoever's class it is."""
+
+    @property
+    def unet(self) -> Any:
+        """The UNet."""
+        raise NotImplementedError
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        return [site for block, layers in unet_ldm.blocks(self.unet) for site, _ in sites(block, layers)]
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """diffusers' name of a weight -> LDM's."""
+        return unet_names((name for name, _ in self.unet.named_parameters()), prefix="")
+
+
 @dataclass(frozen=True)
-class LiveLDM:
+class LiveLDM(LDMLayers):
     """The services of a checkpoint.
 
     model: of the host's
@@ -54,19 +72,11 @@ class LiveLDM:
         """The host loads other weights into the same modules, and then names another file."""
         return id(self.model), self.model.sd_checkpoint_info.filename
 
-    @cached_property
-    def sites(self) -> list[Site]:
-        return [site for block, layers in unet_ldm.blocks(self.unet) for site, _ in sites(block, layers)]
-
-    @cached_property
-    def _names(self) -> dict[str, str]:
-        return unet_names((name for name, _ in self.unet.named_parameters()), prefix="")
-
     def weight(self, name: str) -> Tensor | None:
         """As the checkpoint has it: A1111 keeps what a LoRA changes in a copy beside it."""
-        if name not in self._names:
+        if name not in self.names:
             return None
-        path, _, leaf = self._names[name].rpartition(".")
+        path, _, leaf = self.names[name].rpartition(".")
         module = self.unet.get_submodule(path)
         kept = getattr(
             module, {"weight": "network_weights_backup", "bias": "network_bias_backup"}[leaf], None
