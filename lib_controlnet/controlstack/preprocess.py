@@ -30,14 +30,18 @@ class Slider:
     step: float
     value: float
 
-    def read(self, given: float, preprocessor: str) -> float:
-        """The value to use: the default for -1 and, with a line in the log, for anything out of range."""
+    def read(self, given: float, name: str) -> float:
+        """The value to use: the default for -1 and, with a line in the log, for anything out of range.
+
+        The line begins as the incumbent's does, which its tests look for: a resolution is whole, others not.
+        """
         if self.minimum <= given <= self.maximum:
             return given
         if given != -1:
+            told = f"{given:.0f}" if name.endswith(".processor_res") else str(float(given))
             log.info(
-                "%s: %s is %g, outside %g to %g; using %g.",
-                *(preprocessor, self.label, given, self.minimum, self.maximum, self.value),
+                "[%s] Invalid value(%s), using default value %g. It has to be from %g to %g.",
+                *(name, told, self.value, self.minimum, self.maximum),
             )
         return self.value
 
@@ -122,10 +126,12 @@ class Preprocessor:
         seed: int = 0,
     ) -> Ask:
         """Read a unit's numbers against the sliders; what has no slider is 0 and changes nothing."""
-        read = [
-            s.read(given, self.name) if s else 0.0
-            for s, given in ((self.resolution, resolution), (self.a, a), (self.b, b))
-        ]
+        sliders = (
+            ("processor_res", self.resolution, resolution),
+            ("threshold_a", self.a, a),
+            ("threshold_b", self.b, b),
+        )
+        read = [s.read(given, f"{self.name}.{field}") if s else 0.0 for field, s, given in sliders]
         return Ask(
             int(read[0]), read[1], read[2], mask if self.accepts_mask else None, seed if self.seeded else 0
         )

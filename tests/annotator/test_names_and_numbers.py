@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import astuple
 
 import pytest
@@ -138,3 +139,28 @@ def test_resolution(preprocessor: Preprocessor):
     if preprocessor.resolution:
         value = 1280 if preprocessor.name == "softedge_anyline" else 512
         assert astuple(preprocessor.resolution) == ("Resolution", 64, 2048, 8, value)
+
+
+def test_a_number_out_of_range_is_told_in_the_originals_words(caplog: pytest.LogCaptureFixture):
+    """Its tests of HTTP routes look for these lines; -1 asks for the default and needs none."""
+    caplog.set_level(logging.INFO, logger="ControlStack")
+    canny = next(p for p in SHELF if p.name == "canny")
+    ask = canny.ask(-100, -100, -100)
+    assert (ask.resolution, ask.a, ask.b) == (512, 100, 200)
+    for line, said in zip(
+        caplog.messages,
+        (
+            "[canny.processor_res] Invalid value(-100), using default value 512.",
+            "[canny.threshold_a] Invalid value(-100.0), using default value 100.",
+            "[canny.threshold_b] Invalid value(-100.0), using default value 200.",
+        ),
+        strict=True,
+    ):
+        assert line.startswith(said)
+    caplog.clear()
+    canny.ask()
+    canny.ask(float("inf"), float("nan"))
+    assert [line.partition(",")[0] for line in caplog.messages] == [
+        "[canny.processor_res] Invalid value(inf)",
+        "[canny.threshold_a] Invalid value(nan)",
+    ]

@@ -120,7 +120,7 @@ ONE_POINT_SHORT = {"pose_keypoints_2d": [1] * 51}
 HTML = text(b"<html><body>404</body></html>")
 SVG = text(b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>')
 
-BAD = [
+OF_UNITS = [
     # The model
     asks("an unknown model", "There is no control model called 'nothing like it'", model="nothing like it"),
     asks("no model", "It is enabled but has no model", model=None),
@@ -262,6 +262,8 @@ BAD = [
     hosts("the flat list of the oldest clients", "cannot be made of True", True, "canny", "net0", 1.0, PHOTO),
     hosts("one of two units is wrong", "ControlNet unit 1: weight is 9", unit(), unit(weight=9)),
     hosts("eleven units", "At most 10 can be stacked", *[unit()] * 11),
+]
+OF_HOSTS = [
     hosts("an object for the list of units", "no list", alwayson_scripts={"ControlNet": {"args": unit()}}),
     hosts("a text for the list of units", "no list", alwayson_scripts={"ControlNet": {"args": "canny"}}),
     hosts("a list for the script", "valid dictionary", alwayson_scripts={"ControlNet": [unit()]}),
@@ -302,6 +304,8 @@ BAD = [
     Bad("a number of 6000 digits", TXT2IMG, '{"steps": ' + "9" * 6000 + "}", "error parsing the body"),
     Bad("JSON that says it is text", TXT2IMG, json.dumps(job(unit())), "valid dictionary", "text/plain"),
     Bad("a form", TXT2IMG, "prompt=a", "valid dictionary", "application/x-www-form-urlencoded"),
+]
+OF_ROUTES = [
     # Detect
     detects(
         "detect: an unknown preprocessor", "There is no preprocessor called 'cany'", controlnet_module="cany"
@@ -368,6 +372,8 @@ BAD = [
         "update cannot be read",
     ),
 ]
+BAD = [*OF_UNITS, *OF_HOSTS, *OF_ROUTES]
+"""What units, what the host itself, and what the routes of this extension have to refuse."""
 
 
 @pytest.fixture(scope="module")
@@ -396,7 +402,7 @@ def host(folder: Path, victim: Path) -> Iterator[Host]:
 
 
 def write_bad_models(models: Path) -> None:
-    models.mkdir(parents=True)
+    models.mkdir(parents=True, exist_ok=True)
     nets.save(models / "sdxl.safetensors", nets.controlnet(nets.SDXL).state_dict())
     nets.save(models / "lora.safetensors", {"lora_unet_mid.lora_up.weight": torch.zeros(4, 4)})
     (models / "broken.safetensors").write_bytes(b"not a model")
@@ -433,27 +439,32 @@ def answers() -> dict[str, tuple[Bad, int, str]]:
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
 def test_it_is_said(host: Host, before: Before, victim: Path, answers: dict[str, Any], bad: Bad) -> None:
+    status, said = answered(host, before, victim, bad)
+    assert host.watch()["hooks"] == 0
+    answers[bad.name] = bad, status, told(said, host.folder)
+
+
+def answered(host: Host, before: Before, victim: Path, bad: Bad) -> tuple[int, str]:
+    """Send a request, check that its answer is the sentence or the picture; return the status and which."""
     host.watch()
     answer = send(host, bad, victim)
-    calls, hooks = (host.watch()[name] for name in ("network_calls", "hooks"))
-    assert hooks == 0
+    calls = host.watch()["network_calls"]
     if bad.says == CONTROLLED:
         assert answer.status_code == 200, answer.text
         assert calls == 2
         shown = [pixels(picture) for picture in answer.json()["images"]]
         assert len(shown) == len(before.controlled)
         assert all(map(np.array_equal, shown, before.controlled))
-        said = CONTROLLED
-    else:
-        assert answer.status_code >= 400
-        assert "images" not in answer.json()
-        assert calls == 0
-        said = sentence(answer)
-        assert bad.says in said
-        assert bad.unit is None or said.startswith(f"ControlNet unit {bad.unit}: ")
-        assert not re.search("Traceback|object at 0x|NoneType|attribute|unhashable|out of range|Errno", said)
-        assert len(said) < 1500
-    answers[bad.name] = bad, answer.status_code, told(said, host.folder)
+        return answer.status_code, CONTROLLED
+    assert answer.status_code >= 400
+    assert "images" not in answer.json()
+    assert calls == 0
+    said = sentence(answer)
+    assert bad.says in said
+    assert bad.unit is None or said.startswith(f"ControlNet unit {bad.unit}: ")
+    assert not re.search("Traceback|object at 0x|NoneType|attribute|unhashable|out of range|Errno", said)
+    assert len(said) < 1500
+    return answer.status_code, said
 
 
 def send(host: Host, bad: Bad, victim: Path) -> httpx.Response:
