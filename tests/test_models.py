@@ -16,7 +16,7 @@ HED = preprocess.find("hed").files[0]
 def test_list_names_every_file_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert models.main(["list", "--folder", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    files = {file for p in preprocess.everything() for file in p.files}
+    files = {file for p in preprocess.everything() for file in (*p.files, *p.instead)}
     assert len(lines) == len(files)
     line = next(line for line in lines if line.startswith("hed/ControlNetHED.pth: not here"))
     assert "29.4 MB" in line

@@ -194,7 +194,7 @@ def test_a_difference_file_beside_offload(tmp_path):
     expected, found = (match.family.load(match, LiveUNet(one.unet)).state_dict() for one in (model, spared))
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    assert not torch.equal(found["conv_in.weight"], net.state_dict()["conv_in.weight"])
+    assert not torch.equal(found["net.conv_in.weight"], net.state_dict()["conv_in.weight"])
 
 
 def test_on_the_cpu_offload_says_that_it_does_nothing(caplog):
