@@ -21,8 +21,9 @@ What a caller can mend is answered with status 422 and a sentence in `detail`. W
 `--api-auth`, these routes want the same user and password (HTTP Basic). Pictures are base64 or data URIs;
 paths and web addresses are not read.
 
-On Forge and its kin, while their built-in ControlNet is enabled, it answers under `/controlnet`; the same routes
-as here are then under `/controlstack`, and the units under the title `ControlStack` in `alwayson_scripts`."""
+On Forge and its kin, while their built-in ControlNet is enabled, it answers under `/controlnet`; the same
+routes as here are then under `/controlstack`, and the units under the title `ControlStack` in
+`alwayson_scripts`."""
 
 
 def schema() -> dict[str, Any]:
