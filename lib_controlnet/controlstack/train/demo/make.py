@@ -24,9 +24,13 @@ VAE_SCENES = 6_000
 VAE_CROPS, VAE_WHOLE = 1_500, 180
 """Steps on crops of 64 px, eight at a time, and then on whole pictures, four at a time."""
 BASE_STEPS = 2_600
-FIRST = "canny"
-CANNY_STEPS, OTHER_STEPS = 1_300, 600
-"""The first ControlNet learns to be one; the others start from it and learn their hints."""
+CONTROLS: dict[str, tuple[str, int]] = {
+    "canny": ("", 1_300),
+    "depth": ("canny", 600),
+    "segmentation": ("canny", 600),
+    "openpose": ("segmentation", 700),
+}
+"""Each kind's start and steps: the first learns to be a ControlNet, the others only their hints."""
 READER_SCENES, READER_STEPS = 1_500, 900
 RATE = 2e-3
 CONTROL_RATE = 1.5e-3
@@ -119,9 +123,9 @@ def train_control(kind: str) -> Callable[[Path], None]:
         net.set_attn_processor(parts[0].mid_block.attentions[0].transformer_blocks[0].attn1.processor)
         scenes = dataset.load(work / "scenes")
         loss = control.Loss(kind, (net, *parts), scenes, tokens(list(scenes.captions)), tokens([""]))
-        if kind != FIRST:
-            net.load_state_dict(torch.load(work / f"{FIRST}.done.pt", weights_only=True))
-        steps = CANNY_STEPS if kind == FIRST else OTHER_STEPS
+        start, steps = CONTROLS[kind]
+        if start:
+            net.load_state_dict(torch.load(work / f"{start}.done.pt", weights_only=True))
         stage.train(work / f"{kind}.pt", {"net": net}, loss, steps, CONTROL_RATE)
         torch.save(net.state_dict(), work / f"{kind}.done.pt")
 
@@ -171,7 +175,7 @@ STAGES: dict[str, Callable[[Path], object]] = {
     "scenes": encode_scenes,
     "base": train_base,
     "reader": train_reader,
-    **{kind: train_control(kind) for kind in control.HINTS},
+    **{kind: train_control(kind) for kind in CONTROLS},
     "files": write_files,
     "sheets": lambda _: sheets.make(),
 }
