@@ -19,7 +19,7 @@ from controlstack.errors import ControlError
 from controlstack.families.controlnet import Network
 from controlstack.family import Family, Start
 from controlstack.hosts import unet_diffusers
-from controlstack.joints import Call, Control, Residuals, Row, RowKind
+from controlstack.joints import Attention, Block, Call, Control, Residuals, Row, RowKind, Site
 from controlstack.preprocess import Ask, Embedding, Preprocessor
 from controlstack.session import Session
 from controlstack.sources import Job
@@ -228,3 +228,63 @@ def test_families_that_read_embeddings_get_one_for_each_picture(
         session(catalog, {"module": "look"})
     with pytest.raises(ControlError, match="It got 2 pictures"):
         session(catalog, {"image": given})
+
+
+class Inverting(Family):
+    """A family without a file that turns the finished picture over, and x0 by one."""
+
+    name = "inverting"
+
+    def begin(self, start: Start) -> Control:
+        return Inverted()
+
+
+class Inverted(Control):
+    def picture(self, picture: torch.Tensor, index: int) -> torch.Tensor:
+        return 1 - picture
+
+    def attended(self, site: Site, attention: Attention, call: Call) -> torch.Tensor:
+        return torch.ones_like(attention.out)
+
+
+@pytest.fixture
+def inverting(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """A unit whose preprocessor brings that family beside a model."""
+    invert = Preprocessor("turn", lambda image, ask: image, "turn", companion="inverting")
+    monkeypatch.setitem(preprocess._shelf, "turn", invert)
+    monkeypatch.setitem(family._families, "inverting", Inverting())
+    return {"module": "turn"}
+
+
+def test_a_finished_picture_changes_only_where_a_unit_acted(
+    catalog: Catalog, inverting: dict[str, object]
+) -> None:
+    made, half = torch.rand(3, SIZE, SIZE), np.zeros((SIZE, SIZE), np.uint8)
+    half[:, : SIZE // 2] = 255
+
+    def finished(index: int = 0, **fields: object) -> torch.Tensor:
+        running = session(catalog, {**inverting, **fields})
+        running.step(CALL)
+        return running.picture(made, index)
+
+    assert torch.equal(finished(), 1 - made)
+    assert torch.equal(finished(guidance_start=0.5), made), "no evaluation lies in its window"
+    assert torch.equal(finished(batch_weights=[1, 0], index=1), made)
+    masked = finished(effective_region_mask=half)
+    assert torch.equal(masked[..., SIZE // 2 :], made[..., SIZE // 2 :])
+    torch.testing.assert_close(masked[..., : SIZE // 2], 1 - made[..., : SIZE // 2])
+
+
+def test_weights_of_layers_are_the_models_and_not_its_companions(
+    catalog: Catalog, inverting: dict[str, object]
+) -> None:
+    tokens = torch.zeros(2, 4, 8)
+    at = Site(Block("input", 1), 0, cross=True), Attention(tokens, tokens, tokens, tokens, 2)
+    changes = []
+    for fields in ({"advanced_weighting": [0.0] * 13}, {}):
+        evaluation = session(catalog, {**inverting, "weight": 0.5, **fields}).step(CALL)
+        assert evaluation is not None
+        assert evaluation.residuals is not None
+        assert bool(evaluation.residuals.skips[0].any()) == (not fields)
+        changes.append(evaluation.attended(*at))
+    assert all(change is not None and torch.equal(change, 0.5 + tokens) for change in changes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -130,6 +131,16 @@ class Schedule:
         if not any(self.batch) or (self.curve is not None and self.curve.never):
             return False
         return self.when is not (HiResFixOption.LOW_RES_ONLY if hires else HiResFixOption.HIGH_RES_ONLY)
+
+    def acts_on(self, image: int) -> bool:
+        """Whether the unit acts on this picture of the batch."""
+        return bool(self.batch[image % len(self.batch)])
+
+    def within(self, picture: Tensor, changed: Tensor) -> Tensor:
+        """A finished picture "3 H W", changed where the unit acts."""
+        if self.mask is None:
+            return changed
+        return torch.lerp(picture, changed, self.mask.like(picture[None])[0])
 
     def _of_row(self, row: Row) -> float:
         factor = self.batch[row.image % len(self.batch)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -33,7 +33,7 @@ class Session:
     _fitted: dict[tuple[int, bool], Array] = field(default_factory=dict)
     _detected: dict[int, Array] = field(default_factory=dict)
     _embedded: dict[int, tuple[Embedding, ...]] = field(default_factory=dict)
-    _controls: list[tuple[Plan, Control]] = field(default_factory=list)
+    _controls: list[tuple[Plan, Match, Control]] = field(default_factory=list)
     _networks: list[nn.Module] = field(default_factory=list)
     _services: Services | None = None
     _cells: tuple[int, int] = (0, 0)
@@ -67,7 +67,7 @@ class Session:
                         *(self._network(match, services), match, image.hint(fitted), fitted, plan.unit),
                         *(services, hires, self._embedded[plan.index]),
                     )
-                    self._controls.append((plan, match.family.begin(start)))
+                    self._controls.append((plan, match, match.family.begin(start)))
                 self._expected.add(plan.index)
 
     def _fit(self, plan: Plan, width: int, height: int, hires: bool) -> Array:
@@ -92,11 +92,11 @@ class Session:
     @property
     def joints(self) -> frozenset[str]:
         """The joints at which the controls of this pass act."""
-        return frozenset().union(*(joints(control) for _, control in self._controls))
+        return frozenset().union(*(joints(control) for *_, control in self._controls))
 
     def start(self, x: Tensor) -> Tensor:
         """The noise "B 4 h w" that the pass starts from, of spread 1, as controls change it."""
-        changes = [change for _, control in self._controls if (change := control.start(x)) is not None]
+        changes = [change for *_, control in self._controls if (change := control.start(x)) is not None]
         return x + torch.stack(changes).sum(0).to(x) if changes else x
 
     def step(self, call: Call) -> Evaluation | None:
@@ -106,18 +106,22 @@ class Session:
         if self._controls and call.x.shape[-2:] != self._cells:
             raise _tiled(call.x.shape[-2:], self._cells)
         acting = []
-        for plan, control in self._controls:
+        for plan, match, control in self._controls:
             strength = plan.schedule.at(call)
             if strength is not None:
+                if match.layers is None:  # a companion: the weights of layers are the model's
+                    strength = replace(strength, layers=None)
                 acting.append(Acting(control, strength, call.take(strength.rows)))
                 self._acted.add(plan.index)
         return Evaluation(call, fused(acting), cast(Services, self._services)) if acting else None
 
     def picture(self, picture: Tensor, index: int) -> Tensor:
         """A decoded picture of the job, "3 H W", 0..1, as controls leave it; `index` counts in the batch."""
-        for _, control in self._controls:
-            changed = control.picture(picture, index)
-            picture = picture if changed is None else changed
+        for plan, _, control in self._controls:
+            if plan.index in self._acted and plan.schedule.acts_on(index):
+                changed = control.picture(picture, index)
+                if changed is not None:
+                    picture = plan.schedule.within(picture, changed)
         return picture
 
     def maps(self, index: int) -> list[Array]:
