@@ -45,8 +45,9 @@ def fused(acting: Sequence[Acting]) -> list[Acting]:
 
 
 def _fuse(one: Acting, other: Acting) -> bool:
-    alike = replace(one.strength, weight=1.0) == replace(other.strength, weight=1.0)
-    return alike and one.control.fuses(other.control)
+    if not one.control.fuses(other.control):
+        return False
+    return replace(one.strength, weight=1.0) == replace(other.strength, weight=1.0)
 
 
 def _together(group: Sequence[Acting]) -> Acting:

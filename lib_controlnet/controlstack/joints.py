@@ -98,14 +98,12 @@ class Prediction:
     kind: str = "epsilon"
 
     @classmethod
-    def at(cls, t: Tensor, alphas_cumprod: Tensor, kind: str) -> Prediction:
-        """At timesteps "R" of a schedule. Between two of its steps the logarithm of noise / signal goes
-        straight, as in k-diffusion's `DiscreteSchedule.t_to_sigma`."""
-        alphas = alphas_cumprod.to(t.device, torch.float64)
-        level = (1 / alphas - 1).log() / 2
-        t = t.double().clamp(0, len(level) - 1)
+    def at(cls, t: Tensor, levels: Tensor, kind: str) -> Prediction:
+        """At timesteps "R" of a schedule with these `noise_levels`. Between two steps they go straight, as in
+        k-diffusion's `DiscreteSchedule.t_to_sigma`."""
+        levels, t = levels.to(t.device), t.float().clamp(0, len(levels) - 1)
         low, high = t.floor().long(), t.ceil().long()
-        sigma = torch.lerp(level[low], level[high], t - low).exp().float().reshape(-1, 1, 1, 1)
+        sigma = torch.lerp(levels[low], levels[high], t - low).exp().reshape(-1, 1, 1, 1)
         return cls(1 / (1 + sigma**2).sqrt(), sigma / (1 + sigma**2).sqrt(), kind)
 
     def denoised(self, x: Tensor, output: Tensor) -> Tensor:
@@ -127,6 +125,11 @@ class Prediction:
     def noised(self, x0: Tensor, noise: Tensor) -> Tensor:
         """x0 with as much noise as the timestep has."""
         return self.signal * x0 + self.noise * noise
+
+
+def noise_levels(alphas_cumprod: Tensor) -> Tensor:
+    """The logarithm of noise / signal at each timestep of a schedule; made on the CPU, as MPS has no float64."""
+    return ((1 / alphas_cumprod.cpu().double() - 1).log() / 2).float()
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from controlstack.joints import (
     RowKind,
     Site,
     joints,
+    noise_levels,
 )
 from controlstack.schedule import RegionMask, Schedule
 from controlstack.unit import ControlMode
@@ -264,7 +265,7 @@ def test_predictions_are_diffusers_conversions() -> None:
         )
         scheduler.set_timesteps(1000)
         for t in (1, 500, 998):
-            at = Prediction.at(torch.tensor([float(t)]), scheduler.alphas_cumprod, kind)
+            at = Prediction.at(torch.tensor([float(t)]), noise_levels(scheduler.alphas_cumprod), kind)
             expected = scheduler.step(output, t, x).pred_original_sample
             torch.testing.assert_close(at.denoised(x, output), expected, atol=2e-4, rtol=1e-4)
             wanted = expected + torch.ones_like(x)
@@ -278,7 +279,7 @@ def test_between_timesteps_predictions_follow_k_diffusion() -> None:
     """k-diffusion's DiscreteSchedule.t_to_sigma: linear in the logarithm of sigma."""
     alphas = torch.linspace(0.99, 0.01, 10)
     sigmas = ((1 - alphas) / alphas).sqrt()
-    at = Prediction.at(torch.tensor([2.25]), alphas, "epsilon")
+    at = Prediction.at(torch.tensor([2.25]), noise_levels(alphas), "epsilon")
     expected = np.exp(0.75 * np.log(sigmas[2]) + 0.25 * np.log(sigmas[3]))
     assert float(at.noise / at.signal) == pytest.approx(float(expected), rel=1e-5)
 

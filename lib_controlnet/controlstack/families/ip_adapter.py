@@ -103,6 +103,7 @@ class Pass(Control):
         blocks = {site.block for site in sites}
         in_turn = sorted(blocks, key=lambda block: (_IN_TURN.index(block.part), block.nth))
         self._layers = {block: nth for nth, block in enumerate(in_turn)}
+        self._picked: dict[tuple[Site, tuple[bool, ...]], tuple[Tensor, Tensor]] = {}
         with torch.no_grad():
             tokens = torch.cat([_tokens(network, start, reading, asked) for asked in (False, True)])
             self._seen = {
@@ -113,9 +114,15 @@ class Pass(Control):
     def attended(self, site: Site, attention: Attention, call: Call) -> Tensor | None:
         if not site.cross:
             return None
-        asked = [int(row.kind is RowKind.COND) for row in call.rows]
-        k, v = self._seen[site]
-        return attention.over(k[asked], v[asked])
+        return attention.over(*self._of_rows(site, tuple(row.kind is RowKind.COND for row in call.rows)))
+
+    def _of_rows(self, site: Site, asked: tuple[bool, ...]) -> tuple[Tensor, Tensor]:
+        """Keys and values for these rows, picked once in a pass: picking makes a GPU wait."""
+        if (site, asked) not in self._picked:
+            at = [int(one) for one in asked]
+            k, v = self._seen[site]
+            self._picked[site, asked] = k[at], v[at]
+        return self._picked[site, asked]
 
     def layer(self, place: Site | Block) -> int:
         return self._layers[cast(Site, place).block]

@@ -69,7 +69,8 @@ class NotHere(Family):
         return None
 
     def begin(self, start: Start) -> Control:
-        raise NotImplementedError(self.name)
+        """Never reached: `match` has refused the file."""
+        raise ControlError(f"{self.name} files cannot be used")
 
 
 register(NotHere())

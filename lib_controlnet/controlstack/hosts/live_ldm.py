@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from controlstack.hosts import unet_ldm
 from controlstack.hosts.module_hooks import sites
-from controlstack.joints import Prediction, Site
+from controlstack.joints import Prediction, Site, noise_levels
 from controlstack.layout import Base, unet_names
 
 _KINDS = {"eps": "epsilon", "v": "v_prediction"}
@@ -32,13 +33,13 @@ def base_of(model: Any) -> Base:
     )
 
 
-class LDMLayers:
+class LDMLayers(ABC):
     """What the module names of LDM's UNet tell, whoever's class it is."""
 
     @property
+    @abstractmethod
     def unet(self) -> Any:
         """The UNet."""
-        raise NotImplementedError
 
     @cached_property
     def sites(self) -> list[Site]:
@@ -83,8 +84,12 @@ class LiveLDM(LDMLayers):
         )
         return (kept if isinstance(kept, Tensor) else getattr(module, leaf)).to(self.dtype)
 
+    @cached_property
+    def _levels(self) -> Tensor:
+        return noise_levels(self.model.alphas_cumprod)
+
     def prediction(self, t: Tensor) -> Prediction:
-        return Prediction.at(t, self.model.alphas_cumprod, _KINDS[self.model.parameterization])
+        return Prediction.at(t, self._levels, _KINDS[self.model.parameterization])
 
     def encode(self, picture: Tensor) -> Tensor:
         """sgm draws from the distribution that the VAE puts out, so its mean is read on the way."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from controlstack.evaluation import Evaluation
 from controlstack.hosts import OnCall
 from controlstack.hosts.module_hooks import Hooks, change_head, sites
-from controlstack.joints import Block, Call, Listener, Prediction, Row, RowKind, Shadow, Site
+from controlstack.joints import Block, Call, Listener, Prediction, Row, RowKind, Shadow, Site, noise_levels
 from controlstack.layout import Base
 
 _POSITIONAL = ("sample", "timestep", "encoder_hidden_states")
@@ -160,8 +160,12 @@ class LiveUNet:
     def weight(self, name: str) -> Tensor | None:
         return self._weights.get(name)
 
+    @cached_property
+    def _levels(self) -> Tensor:
+        return noise_levels(self.scheduler.alphas_cumprod)
+
     def prediction(self, t: Tensor) -> Prediction:
-        return Prediction.at(t, self.scheduler.alphas_cumprod, self.scheduler.config.prediction_type)
+        return Prediction.at(t, self._levels, self.scheduler.config.prediction_type)
 
     def encode(self, picture: Tensor) -> Tensor:
         with torch.no_grad():
