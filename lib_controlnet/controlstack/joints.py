@@ -128,7 +128,7 @@ class Prediction:
 
 
 def noise_levels(alphas_cumprod: Tensor) -> Tensor:
-    """The logarithm of noise / signal at each timestep of a schedule; made on the CPU, as MPS has no float64."""
+    """The logarithm of noise / signal at each timestep of a schedule. On the CPU: MPS has no float64."""
     return ((1 / alphas_cumprod.cpu().double() - 1).log() / 2).float()
 
 
