@@ -120,7 +120,7 @@ def test_the_hires_pass_has_its_own_embedding(stage: Stage) -> None:
     session = stage.begin(stage.unit())
     network = session._networks[0]
     session.begin(SIZE + 32, SIZE + 64, session._services, hires=True)  # type: ignore[arg-type]
-    ((_, control),) = session._controls
+    ((*_, control),) = session._controls
     assert session._networks[-1] is network
     site = Site(Block("input", 4), 0, cross=False)
     tokens = (SIZE + 32) // 16 * ((SIZE + 64) // 16)
@@ -139,14 +139,14 @@ def test_odd_sizes_have_as_many_tokens_as_the_unet(stage: Stage, height: int, wi
     """The UNet halves rounding up."""
     session = stage.begin(stage.unit())
     session.begin(width, height, session._services, hires=True)  # type: ignore[arg-type]
-    ((_, control),) = session._controls
+    ((*_, control),) = session._controls
     for place, embedded in control._embedded.items():  # type: ignore[attr-defined]
         level = {1: 0, 2: 0, 4: 1, 5: 1, 7: 2, 8: 2, 0: 2}[place[0].block.nth]
         assert embedded.shape[1] == -(-height // (8 << level)) * -(-width // (8 << level))
 
 
 def test_merged_tokens_are_an_error_in_words(stage: Stage) -> None:
-    ((_, control),) = stage.begin(stage.unit())._controls
+    ((*_, control),) = stage.begin(stage.unit())._controls
     h = torch.randn(1, 5, nets.LAYOUTS[stage.layout]["block_out_channels"][1])
     call = Call(torch.zeros(1, 4, 8, 8), torch.zeros(1), torch.zeros(1, 7, 8), None, (Row(0),))
     with pytest.raises(ControlError, match="merge tokens"):
