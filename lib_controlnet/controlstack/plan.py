@@ -11,12 +11,12 @@ from controlstack import family, geometry, image, preprocess, sources
 from controlstack.catalog import Catalog
 from controlstack.errors import ControlError
 from controlstack.family import Match
-from controlstack.image import Array
+from controlstack.image import Array, Picture
 from controlstack.layout import Base
 from controlstack.preprocess import Ask, Embedding, Preprocessor
 from controlstack.schedule import RegionMask, Schedule
 from controlstack.sources import Job, Source
-from controlstack.unit import ControlNetUnit, HiResFixOption, in_hires
+from controlstack.unit import ControlNetUnit, HiResFixOption, InputMode, ResizeMode, in_hires
 from controlstack.weights import read_header
 
 
@@ -26,6 +26,7 @@ class Plan:
 
     index: its place as the user sees it
     unit: what the user asked for, with the names and numbers that are really used
+    asks: what the preprocessor is asked for, one for each of the source's pictures
     matches: what acts, the control model and the preprocessor's companion, whichever there are
     """
 
@@ -33,20 +34,24 @@ class Plan:
     unit: ControlNetUnit
     preprocessor: Preprocessor
     source: Source
-    ask: Ask
+    asks: Sequence[Ask]
     matches: Sequence[Match]
     schedule: Schedule
 
-    def map(self, maps: preprocess.Cache) -> Array:
-        """The detected map, uint8 "h w 3|4", at the preprocessor's own size."""
-        return maps.run(self.preprocessor, self.source.picture.rgb, self.ask)
+    def maps(self, cache: preprocess.Cache) -> tuple[Array, ...]:
+        """The detected maps, uint8 "h w 3|4", each at the preprocessor's own size; one control is made of
+        each. Families that read embeddings read them all at once: then one is enough, to be shown."""
+        looks = list(zip(self.source.pictures, self.asks, strict=True))
+        if self.preprocessor.embed is not None:
+            looks = looks[:1]
+        return tuple(cache.run(self.preprocessor, picture.rgb, ask) for picture, ask in looks)
 
     def embeddings(self, cache: preprocess.Cache) -> tuple[Embedding, ...]:
         """What the preprocessor knows of each picture, for families that read no map."""
         if self.preprocessor.embed is None:
             return ()
-        pictures = (self.source.picture, *self.source.more)
-        return tuple(cache.embed(self.preprocessor, picture.rgb, self.ask) for picture in pictures)
+        looks = zip(self.source.pictures, self.asks, strict=True)
+        return tuple(cache.embed(self.preprocessor, picture.rgb, ask) for picture, ask in looks)
 
 
 def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Plan:
@@ -57,16 +62,17 @@ def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Pla
         if preprocessor.delegates:
             preprocessor = _delegate(preprocessor, match)
         matches = _matches(unit, preprocessor, match, job.base)
-        many = preprocessor.embed is not None
+        many = preprocessor.embed is not None or unit.input_mode is InputMode.MERGE
         source = sources.choose(unit, job, wants_mask=preprocessor.accepts_mask, many=many)
-        schedule = _schedule(unit, preprocessor, matches[0], job)
-        ask = _ask(unit, preprocessor, source, job)
+        share = 1.0 if preprocessor.embed is not None else 1 / len(source.pictures)
+        schedule = _schedule(unit, preprocessor, matches[0], job, share)
+        asks = [_ask(unit, preprocessor, picture, source.resize, job) for picture in source.pictures]
         model = "None" if matches[0].header is None else catalog.name(matches[0].header.path)
     except ControlError as error:
         raise error.in_unit(index) from error
-    said = replace(unit, module=preprocessor.label, model=model, processor_res=ask.resolution)
-    said = replace(said, threshold_a=ask.a, threshold_b=ask.b)
-    return Plan(index, said, preprocessor, source, ask, matches, schedule)
+    said = replace(unit, module=preprocessor.label, model=model, processor_res=asks[0].resolution)
+    said = replace(said, threshold_a=asks[0].a, threshold_b=asks[0].b)
+    return Plan(index, said, preprocessor, source, asks, matches, schedule)
 
 
 def _delegate(preprocessor: Preprocessor, match: Match | None) -> Preprocessor:
@@ -114,7 +120,10 @@ def _match(model: str, base: Base, catalog: Catalog) -> Match:
     return match
 
 
-def _schedule(unit: ControlNetUnit, preprocessor: Preprocessor, match: Match, job: Job) -> Schedule:
+def _schedule(
+    unit: ControlNetUnit, preprocessor: Preprocessor, match: Match, job: Job, share: float
+) -> Schedule:
+    """share: of the unit's strength that each of its controls has"""
     layers = unit.advanced_weighting
     if layers is not None and len(layers) != match.layers:
         raise ControlError(
@@ -125,11 +134,11 @@ def _schedule(unit: ControlNetUnit, preprocessor: Preprocessor, match: Match, jo
             f"Send {match.layers} numbers, or none" if match.layers else "Leave it out",
         )
     return Schedule(
-        weight=unit.weight,
+        weight=unit.weight * share,
         start=unit.guidance_start,
         end=unit.guidance_end,
         mode=unit.control_mode,
-        layers=None if layers is None else tuple(layers),
+        layers=None if layers is None else tuple(layer * share for layer in layers),
         mask=_region(unit),
         when=unit.hr_option if job.hires else HiResFixOption.BOTH,
         soft_in_hires=preprocessor.soft_in_hires,
@@ -137,7 +146,9 @@ def _schedule(unit: ControlNetUnit, preprocessor: Preprocessor, match: Match, jo
         curve=unit.weight_curve,
         negative=unit.negative_weight,
         batch=tuple(unit.batch_weights or [1.0]),
-        in_hires=_schedule(in_hires(unit), preprocessor, match, job) if job.hires and unit.hires else None,
+        in_hires=_schedule(in_hires(unit), preprocessor, match, job, share)
+        if job.hires and unit.hires
+        else None,
     )
 
 
@@ -146,8 +157,9 @@ def _region(unit: ControlNetUnit) -> RegionMask | None:
     return None if mask is None else RegionMask(torch.from_numpy(mask.copy())[None, None] / 255)
 
 
-def _ask(unit: ControlNetUnit, preprocessor: Preprocessor, source: Source, job: Job) -> Ask:
-    picture = source.picture
+def _ask(
+    unit: ControlNetUnit, preprocessor: Preprocessor, picture: Picture, resize: ResizeMode, job: Job
+) -> Ask:
     ask = preprocessor.ask(
         unit.processor_res,
         unit.threshold_a,
@@ -157,6 +169,6 @@ def _ask(unit: ControlNetUnit, preprocessor: Preprocessor, source: Source, job: 
     )
     if unit.pixel_perfect and preprocessor.resolution:
         height, width = picture.rgb.shape[:2]
-        fitted = geometry.pixel_perfect_resolution(height, width, job.height, job.width, source.resize)
+        fitted = geometry.pixel_perfect_resolution(height, width, job.height, job.width, resize)
         ask = replace(ask, resolution=fitted)
     return ask

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import cast
 
 import torch
@@ -30,8 +31,8 @@ class Session:
     cache: preprocess.Cache
     plans: Sequence[Plan] = ()
     failure: Exception | None = None
-    _fitted: dict[tuple[int, bool], Array] = field(default_factory=dict)
-    _detected: dict[int, Array] = field(default_factory=dict)
+    _fitted: dict[tuple[int, bool], list[Array]] = field(default_factory=dict)
+    _detected: dict[int, tuple[Array, ...]] = field(default_factory=dict)
     _embedded: dict[int, tuple[Embedding, ...]] = field(default_factory=dict)
     _controls: list[tuple[Plan, Match, Control]] = field(default_factory=list)
     _networks: list[nn.Module] = field(default_factory=list)
@@ -48,9 +49,10 @@ class Session:
 
     def prepare(self) -> None:
         """Run every unit's preprocessor, once for all passes."""
+        self._fitted.clear()
         for plan in self.plans:
             with _naming(plan):
-                self._detected[plan.index] = plan.map(self.cache)
+                self._detected[plan.index] = plan.maps(self.cache)
                 self._embedded[plan.index] = plan.embeddings(self.cache)
 
     def begin(self, width: int, height: int, services: Services, *, hires: bool) -> None:
@@ -62,22 +64,24 @@ class Session:
                 fitted = self._fit(plan, width, height, hires)
                 if not plan.schedule.acts_in(hires=hires):
                     continue
-                for match in plan.matches:
+                for match, map_ in product(plan.matches, fitted):
                     start = Start(
-                        *(self._network(match, services), match, image.hint(fitted), fitted, plan.unit),
+                        *(self._network(match, services), match, image.hint(map_), map_, plan.unit),
                         *(services, hires, self._embedded[plan.index]),
                     )
                     self._controls.append((plan, match, match.family.begin(start)))
                 self._expected.add(plan.index)
 
-    def _fit(self, plan: Plan, width: int, height: int, hires: bool) -> Array:
-        """The unit's map at the size of the pass, fitted once for all batches."""
+    def _fit(self, plan: Plan, width: int, height: int, hires: bool) -> list[Array]:
+        """The unit's maps at the size of the pass, fitted once for all batches."""
         fitted = self._fitted.get((plan.index, hires))
-        if fitted is None or fitted.shape[:2] != (height, width):
+        if fitted is None or fitted[0].shape[:2] != (height, width):
             detected, mode = self._detected[plan.index], plan.source.resize
-            h, w = detected.shape[:2]
-            preprocess.check_shape(detected, geometry.pixel_perfect_resolution(h, w, height, width, mode))
-            fitted = self._fitted[plan.index, hires] = geometry.fit(detected, width, height, mode)
+            for map_ in detected:
+                h, w = map_.shape[:2]
+                preprocess.check_shape(map_, geometry.pixel_perfect_resolution(h, w, height, width, mode))
+            fitted = [geometry.fit(map_, width, height, mode) for map_ in detected]
+            self._fitted[plan.index, hires] = fitted
         return fitted
 
     def _network(self, match: Match, services: Services) -> nn.Module:
@@ -126,7 +130,7 @@ class Session:
 
     def maps(self, index: int) -> list[Array]:
         """What a unit was given to see, uint8 "H W 3|4": in the high-resolution pass, then in the first."""
-        return [self._fitted[index, hires] for hires in (True, False) if (index, hires) in self._fitted]
+        return [m for hires in (True, False) for m in self._fitted.get((index, hires), ())]
 
     def close(self) -> list[str]:
         """Let go of networks and hints. Returns a sentence for each unit that found no step to act in."""

@@ -38,14 +38,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Source:
-    """A unit's picture and how it will be fitted to the job.
+    """A unit's pictures, at least one, and how they will be fitted to the job."""
 
-    more: further pictures, for families that read several
-    """
-
-    picture: Picture
+    pictures: tuple[Picture, ...]
     resize: ResizeMode
-    more: tuple[Picture, ...] = ()
 
 
 def choose(unit: ControlNetUnit, job: Job, *, wants_mask: bool, many: bool = False) -> Source:
@@ -56,19 +52,17 @@ def choose(unit: ControlNetUnit, job: Job, *, wants_mask: bool, many: bool = Fal
     Raises ControlError when there is none, or when it cannot be read.
     """
     own = image.inputs(unit.image, None if unit.image is None else unit.mask)
-    if len(own) > 1 and many:
-        return Source(own[0], unit.resize_mode, tuple(own[1:]))
-    if len(own) > 1:
+    if len(own) > 1 and not many:
         raise ControlError(
             f"It got {len(own)} pictures",
             "This preprocessor looks at one",
             "Send one picture per unit, or one unit per picture",
         )
     if own:
-        source = Source(_drawing(own[0]) if not wants_mask else own[0], unit.resize_mode)
+        source = Source(tuple(own if wants_mask else map(_drawing, own)), unit.resize_mode)
     elif job.init is not None:
         masked = image.inputs(job.init.rgb, unit.mask)[0] if unit.mask is not None else job.init
-        source = Source(masked if wants_mask else Picture(masked.rgb), job.init_resize)
+        source = Source((masked if wants_mask else Picture(masked.rgb),), job.init_resize)
     else:
         raise ControlError(
             "It is enabled but has no picture",
@@ -86,7 +80,7 @@ def _drawing(picture: Picture) -> Picture:
 
 
 def _cropped(source: Source, unit: ControlNetUnit, job: Job) -> Source:
-    """The part of the control picture that lies under the region which the host paints."""
+    """The part of the control pictures that lies under the region which the host paints."""
     if (
         job.only_masked is None
         or job.init is None
@@ -104,9 +98,11 @@ def _cropped(source: Source, unit: ControlNetUnit, job: Job) -> Source:
         whole = geometry.resample(channels, width, height, source.resize)
         return geometry.crop(whole, box, job.width, job.height)
 
-    mask = source.picture.mask
-    cropped = Picture(crop(source.picture.rgb), None if mask is None else crop(image.hwc3(mask))[..., 0])
-    return Source(cropped, ResizeMode.OUTER_FIT)
+    cropped = (
+        Picture(crop(p.rgb), None if p.mask is None else crop(image.hwc3(p.mask))[..., 0])
+        for p in source.pictures
+    )
+    return Source(tuple(cropped), ResizeMode.OUTER_FIT)
 
 
 def empty_mask(picture: Picture) -> Array:
