@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lib_controlnet" / "controlstack"
 
 LAYERS = [
-    {"errors", "log", "unit", "image", "geometry", "joints", "curve", "schedule", "pose", "strokes"},
+    {"errors", "log", "unit", "image", "geometry", "joints", "curve", "schedule", "pose", "strokes"}
+    | {"weight_types"},
     {
         *("rooms", "preprocess", "family", "weights", "layout", "catalog", "control_types"),
         *("packages", "downloads", "networks", "copied_encoder"),

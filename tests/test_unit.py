@@ -30,6 +30,7 @@ from controlstack.unit import (
     InputMode,
     PuLIDMode,
     ResizeMode,
+    WeightType,
     in_hires,
     infotext,
     parse,
@@ -435,7 +436,7 @@ def test_fields_stand_in_the_incumbents_order() -> None:
         "effective_region_mask pulid_mode union_control_type ipadapter_input mask batch_mask_dir "
         "animatediff_batch batch_modifiers batch_image_files batch_keyframe_idx"
     )
-    ours = "weight_curve negative_weight batch_weights hires combination"
+    ours = "weight_curve negative_weight batch_weights hires combination composition_weight"
     assert list(vars(ControlNetUnit())) == [*incumbent.split(), *ours.split()]
 
 
@@ -698,6 +699,7 @@ def test_one_array_under_two_names() -> None:
         ("threshold_a", "-1", -1.0),
         ("advanced_weighting", "[]", None),
         ("advanced_weighting", (1, "0.5"), [1.0, 0.5]),
+        ("advanced_weighting", "Style_Transfer", WeightType.STYLE),
         ("ipadapter_input", "abc", ["abc"]),
         ("ipadapter_input", ["abc"], ["abc"]),
         ("ipadapter_input", [], None),

@@ -16,7 +16,8 @@ from controlstack.layout import Base
 from controlstack.preprocess import Ask, Embedding, Preprocessor
 from controlstack.schedule import RegionMask, Schedule
 from controlstack.sources import Job, Source
-from controlstack.unit import ControlNetUnit, HiResFixOption, InputMode, ResizeMode, in_hires
+from controlstack.unit import ControlNetUnit, HiResFixOption, InputMode, ResizeMode, WeightType, in_hires
+from controlstack.weight_types import layer_weights
 from controlstack.weights import read_header
 
 
@@ -124,15 +125,7 @@ def _schedule(
     unit: ControlNetUnit, preprocessor: Preprocessor, match: Match, job: Job, share: float
 ) -> Schedule:
     """share: of the unit's strength that each of its controls has"""
-    layers = unit.advanced_weighting
-    if layers is not None and len(layers) != match.layers:
-        raise ControlError(
-            f"advanced_weighting has {len(layers)} numbers",
-            f"This control model takes {match.layers}, the first for the shallowest block"
-            if match.layers
-            else "This kind of control has none",
-            f"Send {match.layers} numbers, or none" if match.layers else "Leave it out",
-        )
+    layers = _layers(unit, match)
     return Schedule(
         weight=unit.weight * share,
         start=unit.guidance_start,
@@ -150,6 +143,25 @@ def _schedule(
         if job.hires and unit.hires
         else None,
     )
+
+
+def _layers(unit: ControlNetUnit, match: Match) -> list[float] | None:
+    """The weights of the model's layers one by one, None where they are not told apart."""
+    asked = unit.advanced_weighting
+    if asked is None:
+        return None
+    if match.layers and isinstance(asked, WeightType):
+        return layer_weights(asked, match.layers, unit.weight, unit.composition_weight)
+    if isinstance(asked, WeightType) or len(asked) != match.layers:
+        given = repr(asked.value) if isinstance(asked, WeightType) else f"{len(asked)} numbers"
+        raise ControlError(
+            f"advanced_weighting has {given}",
+            f"This control model takes {match.layers}, the first for the shallowest block"
+            if match.layers
+            else "This kind of control has none",
+            f"Send {match.layers} numbers, or none" if match.layers else "Leave it out",
+        )
+    return asked
 
 
 def _region(unit: ControlNetUnit) -> RegionMask | None:

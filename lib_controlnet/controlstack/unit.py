@@ -110,6 +110,25 @@ class Combination(_Choice):
     CONCAT = "Concat"
 
 
+class WeightType(_Choice):
+    """Weights of an IP-Adapter's layers by a name; `weight_types` says which numbers they are."""
+
+    NORMAL = "normal"
+    EASE_IN = "ease in"
+    EASE_OUT = "ease out"
+    EASE_IN_OUT = "ease in-out"
+    REVERSE_IN_OUT = "reverse in-out"
+    WEAK_INPUT = "weak input"
+    WEAK_OUTPUT = "weak output"
+    WEAK_MIDDLE = "weak middle"
+    STRONG_MIDDLE = "strong middle"
+    STYLE = "style transfer"
+    COMPOSITION = "composition"
+    STRONG_STYLE = "strong style transfer"
+    STYLE_AND_COMPOSITION = "style and composition"
+    STRONG_STYLE_AND_COMPOSITION = "strong style and composition"
+
+
 class ControlNetUnionControlType(_Choice):
     """What a hint shows, for networks trained on many kinds. A type's number is the one the networks use.
 
@@ -144,14 +163,17 @@ class ControlNetUnit:
     image, mask, effective_region_mask: pictures in any form that callers have them in, not decoded
     processor_res: px; threshold_a, threshold_b: the preprocessor's own numbers; -1 is its default
     guidance_start, guidance_end: share of the sampling pass in which the control acts, 0..1
-    advanced_weighting: one factor per layer, -10..10, replaces weight
+    advanced_weighting: one factor per layer, -10..10, in place of weight; or a name for such factors, which
+        weight multiplies
     ipadapter_input: embeddings made before, not decoded
     weight_curve: factors of the weight along the sampling pass, written as "0@0, 1@0.2, 1@0.6, 0@1"
     negative_weight: a further factor for the rows of the negative prompt, 0..1
     batch_weights: a further factor for each picture of the batch, 0..2, in turns
     hires: what is different in the high-resolution pass, some of weight, guidance_start, guidance_end,
-        control_mode, advanced_weighting, weight_curve and negative_weight
+        control_mode, advanced_weighting, weight_curve, negative_weight and composition_weight
     combination: whether several pictures count as their average or side by side
+    composition_weight: strength of the layers that compose the picture, 0..2, where advanced_weighting is
+        "style and composition" or "strong style and composition"
     """
 
     is_ui: bool = False
@@ -176,7 +198,7 @@ class ControlNetUnit:
     inpaint_crop_input_image: bool = True
     hr_option: HiResFixOption = HiResFixOption.BOTH
     save_detected_map: bool = True
-    advanced_weighting: list[float] | None = None
+    advanced_weighting: list[float] | WeightType | None = None
     effective_region_mask: object = None
     pulid_mode: PuLIDMode = PuLIDMode.FIDELITY
     union_control_type: ControlNetUnionControlType = ControlNetUnionControlType.UNKNOWN
@@ -192,6 +214,7 @@ class ControlNetUnit:
     batch_weights: list[float] | None = None
     hires: dict[str, Any] | None = None
     combination: Combination = Combination.AVERAGE
+    composition_weight: float = 1.0
 
     def __init__(self, **given: Any) -> None:
         for known in fields(self):
@@ -372,6 +395,12 @@ def _factors(low: float, high: float, each: str) -> Callable[[str, object], list
     return parser
 
 
+def _layers(name: str, value: object) -> object:
+    named = isinstance(value, str) and value.strip()[:1].isalpha()
+    parser = _choice(WeightType) if named else _factors(-MAX_FACTOR, MAX_FACTOR, "layer")
+    return parser(name, value)
+
+
 def _unpacked(value: object) -> object:
     """JSON inside a string, as forms send it, as the value it stands for; None if it is no JSON."""
     if not isinstance(value, str):
@@ -421,7 +450,8 @@ _PARSERS: dict[str, _Parser] = {
     "processor_res": _whole,
     "weight": _within(0.0, 2.0),
     "negative_weight": _within(0.0, 1.0),
-    "advanced_weighting": _factors(-MAX_FACTOR, MAX_FACTOR, "layer"),
+    "advanced_weighting": _layers,
+    "composition_weight": _within(0.0, 2.0),
     "batch_weights": _factors(0.0, 2.0, "picture"),
     "weight_curve": _curve,
     "hires": _overlay,
@@ -436,7 +466,7 @@ _PARSERS: dict[str, _Parser] = {
 
 _PER_PASS = {
     *("weight", "guidance_start", "guidance_end", "control_mode"),
-    *("advanced_weighting", "weight_curve", "negative_weight"),
+    *("advanced_weighting", "weight_curve", "negative_weight", "composition_weight"),
 }
 
 _ALIASES = {"guidance_end": "guidance", "low_vram": "lowvram", "image": "input_image", "mask": "mask_image"}
@@ -486,11 +516,12 @@ INFOTEXT = {
     "batch_weights": "Batch Weights",
     "hires": "Hires",
     "combination": "Combination",
+    "composition_weight": "Composition Weight",
 }
 """What an infotext carries of a unit, and what it is called there."""
 _ONLY_IF_SET = {
     *("union_control_type", "pulid_mode", "inpaint_crop_input_image", "advanced_weighting"),
-    *("weight_curve", "negative_weight", "batch_weights", "hires", "combination"),
+    *("weight_curve", "negative_weight", "batch_weights", "hires", "combination", "composition_weight"),
 }
 _MASKS = {"mask": "Mask Hash", "effective_region_mask": "Region Mask Hash"}
 

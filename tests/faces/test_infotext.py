@@ -20,6 +20,7 @@ from controlstack.unit import (
     HiResFixOption,
     PuLIDMode,
     ResizeMode,
+    WeightType,
     infotext,
     parse,
 )
@@ -27,6 +28,7 @@ from controlstack.unit import (
 names = st.text(string.printable + "äß線", min_size=1, max_size=30).map(str.strip)
 names = names.filter(lambda name: name and not name.lower().startswith("none"))
 share = st.floats(0, 1)
+LAYERS = st.lists(st.floats(-10, 10), min_size=1, max_size=13)
 UNITS = st.fixed_dictionaries(
     {
         "module": names,
@@ -43,7 +45,8 @@ UNITS = st.fixed_dictionaries(
         "union_control_type": st.sampled_from(ControlNetUnionControlType),
         "pulid_mode": st.sampled_from(PuLIDMode),
         "inpaint_crop_input_image": st.booleans(),
-        "advanced_weighting": st.none() | st.lists(st.floats(-10, 10), min_size=1, max_size=13),
+        "advanced_weighting": st.none() | st.sampled_from(WeightType) | LAYERS,
+        "composition_weight": st.floats(0, 2),
         "weight_curve": st.none() | st.sampled_from(["0@0, 1@0.2, 0@1", "1@0, 0.5@1 smooth"]),
         "negative_weight": st.floats(0, 1),
         "batch_weights": st.none() | st.lists(st.floats(0, 2), min_size=1, max_size=4),
@@ -54,7 +57,7 @@ UNITS = st.fixed_dictionaries(
                 "weight": st.floats(0, 2),
                 "guidance_end": st.just(1.0),
                 "control_mode": st.sampled_from(ControlMode),
-                "advanced_weighting": st.lists(st.floats(-10, 10), min_size=1, max_size=13),
+                "advanced_weighting": st.sampled_from(WeightType) | LAYERS,
                 "weight_curve": st.just("0@0, 1@1 smooth"),
             },
         ),
@@ -107,6 +110,7 @@ def test_the_incumbents_text_sets_what_the_incumbent_would_set() -> None:
         "batch_weights": None,
         "hires": None,
         "combination": "Average",
+        "composition_weight": 1.0,
     }
     assert all(type(pasted[name]) is str for name in ("resize_mode", "control_mode", "hr_option"))
 

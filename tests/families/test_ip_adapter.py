@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nets
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from controls import on_call
+from diffusers.loaders import IPAdapterMixin
 from torch import Tensor, nn
 
 from controlstack import family, plan, preprocess
@@ -24,7 +26,8 @@ from controlstack.joints import Control, Row, RowKind
 from controlstack.preprocess import Embedding
 from controlstack.schedule import Schedule
 from controlstack.sources import Job
-from controlstack.unit import Combination, parse
+from controlstack.unit import Combination, WeightType, parse
+from controlstack.weight_types import layer_weights
 from controlstack.weights import Header, read_header
 
 WIDTH, TOKENS = 40, 4
@@ -125,13 +128,15 @@ def ours(unet: nn.Module, running: Control, schedule: Schedule | None = None) ->
 
 
 @torch.no_grad()
-def theirs(config: nets.Config, file: Any, embeddings: list[Embedding], kind: str, scale: float) -> Tensor:
-    """diffusers: `_load_ip_adapter_weights`, one entry of image_embeds "R pictures …" for each adapter."""
+def theirs(config: nets.Config, file: Any, embeddings: list[Embedding], kind: str, scale: Any) -> Tensor:
+    """diffusers: `_load_ip_adapter_weights`, one entry of image_embeds "R pictures …" for each adapter.
+
+    scale: as its pipelines take it: a number, or numbers by the names of blocks
+    """
     unet: Any = nets.unet(config)
     unet._load_ip_adapter_weights([file], low_cpu_mem_usage=False)
-    for processor in unet.attn_processors.values():
-        if hasattr(processor, "scale"):
-            processor.scale = [scale]
+    pipeline: Any = SimpleNamespace(unet=unet, unet_name="unet")
+    IPAdapterMixin.set_ip_adapter_scale(pipeline, scale)
     if kind == "standard":
         seen = torch.stack([torch.zeros(len(embeddings), WIDTH), torch.cat([e[POOLED] for e in embeddings])])
     else:
@@ -200,6 +205,31 @@ def test_one_layer_alone_acts(tmp_path: Path) -> None:
     torch.testing.assert_close(whole, ours(unet, running))
     assert (last - none).abs().mean() > 1e-3
     assert (last - whole).abs().mean() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale"),
+    [
+        (WeightType.STYLE, {"up": {"block_0": [0.0, 1.0, 0.0]}}),
+        (WeightType.COMPOSITION, {"down": {"block_2": [0.0, 1.0]}}),
+        (
+            WeightType.STYLE_AND_COMPOSITION,
+            {"down": {"block_2": [0.0, 0.5]}, "up": {"block_0": [0.0, 1.0, 0.0]}},
+        ),
+    ],
+)
+def test_style_and_composition_are_instant_styles(
+    tmp_path: Path, kind: WeightType, scale: dict[str, Any]
+) -> None:
+    """diffusers' guide to IP-Adapter, "Style and layout control": the blocks that InstantStyle names."""
+    config = nets.LAYOUTS["sdxl"]
+    unet = nets.unet(config)
+    file = adapter(unet, "standard")
+    one = [embedding("standard", 7)]
+    running = control(saved(tmp_path / "a.safetensors", file), unet, *one)
+    weighed = ours(unet, running, Schedule(layers=tuple(layer_weights(kind, 11, composition=0.5))))
+    torch.testing.assert_close(weighed, theirs(config, file, one, "standard", scale), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(weighed, ours(unet, running), atol=1e-3)
 
 
 def test_another_clip_network_is_refused_in_a_sentence(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def _name(key: str) -> str:
 
 
 def _value(key: str, text: str) -> Any:
-    if _name(key) in {"advanced_weighting", "batch_weights"}:
+    if _name(key) in {"advanced_weighting", "batch_weights"} and not text[:1].isalpha():
         return text.split()
     if _name(key) == "hires":
         return dict(parse_qsl(text))
