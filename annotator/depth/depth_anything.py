@@ -15,11 +15,10 @@ import torch
 from torch import nn
 
 from controlstack.downloads import File
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
-from controlstack.networks import State, filled, pixels
+from controlstack.networks import State, filled, imagenet
 from controlstack.packages import bring
-from controlstack.preprocess import Ask, Preprocessor, register
+from controlstack.preprocess import Ask, Preprocessor, at_resolution, register
 
 LARGE = File(
     repository="LiheYoung/Depth-Anything",
@@ -55,8 +54,6 @@ V2_LARGE = (
         placed_by_user=True,
     ),
 )
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet."""
 SIDE, PATCH = 518, 14
 """px: the least side that the network reads, and what its sides are multiples of."""
 FOUR_BLOCKS = {24: (5, 12, 18, 24)}
@@ -74,19 +71,17 @@ def depth_anything_v2(image: Array, ask: Ask) -> Array:
     return _depth(image, ask, ask.networks.get(next(large, V2_SMALL), _network))
 
 
-def _depth(image: Array, ask: Ask, network: nn.Module) -> Array:
-    picture, crop = padded(image, ask.resolution)
+@at_resolution
+def _depth(picture: Array, ask: Ask, network: nn.Module) -> Array:
     height, width = picture.shape[:2]
     scale = SIDE / min(height, width)
     read = [max(SIDE, round(side * scale / PATCH) * PATCH) for side in (width, height)]
-    seen = pixels(cv2.resize(picture / 255.0, read, interpolation=cv2.INTER_CUBIC), network)
-    mean, deviation = (torch.tensor(three, device=seen.device)[:, None, None] for three in (MEAN, DEVIATION))
-    with torch.no_grad():
-        depth = network((seen - mean) / deviation).predicted_depth[None].float()
+    seen = imagenet(cv2.resize(picture.astype("float64"), read, interpolation=cv2.INTER_CUBIC), network)
+    depth = network(seen).predicted_depth[None].float()
     depth = nn.functional.interpolate(depth, (height, width), mode="bilinear", align_corners=False)[0, 0]
     above = depth - depth.min()
     spread = above / above.max().clamp(min=torch.finfo(torch.float32).tiny) * 255
-    return hwc3(spread.cpu().numpy().astype("uint8")[crop])
+    return hwc3(spread.cpu().numpy().astype("uint8"))
 
 
 def _network(state: State, *, last_four: bool = False) -> nn.Module:

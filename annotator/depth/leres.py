@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from controlstack.downloads import File
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
-from controlstack.networks import State, below, filled, pixels
+from controlstack.networks import State, below, filled, imagenet
 from controlstack.packages import bring, controlnet_aux
-from controlstack.preprocess import Ask, Preprocessor, Slider, register
+from controlstack.preprocess import Ask, Preprocessor, Slider, at_resolution, register
 
 LERES = File(
     repository="lllyasviel/Annotators",
@@ -38,39 +37,35 @@ MERGER = File(
     sha256="50ec735d74ed6499562d898f41b49343e521808b8dae589aa3c2f5c9ac9f7462",
     placed_by_user=True,
 )
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet."""
 LEAST_TO_BOOST = 160
 """px of the longer side; three times that is the least that a second estimate could look at."""
 
 
-def leres(image: Array, ask: Ask) -> Array:
+@at_resolution
+def leres(picture: Array, ask: Ask) -> Array:
     """Depth; `ask.a` and `ask.b` (0..100) turn the nearest and the farthest shares of its range black."""
-    picture, crop = padded(image, ask.resolution)
-    return hwc3(_shown(_estimate(picture, ask), ask)[crop])
+    return hwc3(_shown(_estimate(picture, ask), ask))
 
 
-def leres_boosted(image: Array, ask: Ask) -> Array:
+@at_resolution
+def leres_boosted(picture: Array, ask: Ask) -> Array:
     """The same with finer detail, in many times the time. Small pictures have none to add."""
-    picture, crop = padded(image, ask.resolution)
     longer = max(picture.shape[:2])
     if longer < LEAST_TO_BOOST:
-        return hwc3(_shown(_estimate(picture, ask), ask)[crop])
+        return hwc3(_shown(_estimate(picture, ask), ask))
     bring("skimage")
     bring("torchvision")
     depthmap = controlnet_aux("leres.leres.depthmap")
     network, merger = ask.networks.get(LERES, _network), ask.networks.get(MERGER, _merger)
-    with torch.no_grad(), redirect_stdout(StringIO()):  # it prints every patch
+    with redirect_stdout(StringIO()):  # it prints every patch
         depth = depthmap.estimateboost(picture, network, 0, _Merging(merger), longer)
-    return hwc3(_shown(depth, ask)[crop])
+    return hwc3(_shown(depth, ask))
 
 
 def _estimate(picture: Array, ask: Ask) -> NDArray[np.float32]:
     network = ask.networks.get(LERES, _network)
-    seen = pixels(picture[:, :, ::-1], network)
-    mean, deviation = (torch.tensor(three, device=seen.device)[:, None, None] for three in (MEAN, DEVIATION))
-    with torch.no_grad():
-        depth: Tensor = network.get_submodule("depth_model")((seen - mean) / deviation)
+    # BGR in 0..255 with the mean and the spread of RGB in 0..1, which its published maps were made with
+    depth: Tensor = network.get_submodule("depth_model")(imagenet(255.0 * picture[:, :, ::-1], network))
     return np.asarray(depth[0, 0].float().cpu().numpy())
 
 

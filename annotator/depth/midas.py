@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from controlstack.downloads import File
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
 from controlstack.networks import State, below, filled, pixels
 from controlstack.packages import controlnet_aux
-from controlstack.preprocess import Ask, Preprocessor, Slider, register
+from controlstack.preprocess import Ask, Preprocessor, Slider, at_resolution, register
 from controlstack.strokes import levels
 
 WEIGHTS = File(
@@ -39,8 +38,7 @@ Depth: TypeAlias = NDArray[np.float32]
 def _depth(picture: Array, ask: Ask) -> tuple[Depth, Depth]:
     """Inverse depth "h w" in the network's units, and spread over 0..1."""
     network = ask.networks.get(WEIGHTS, _network)
-    with torch.no_grad():
-        found = network(pixels(picture, network) / 127.5 - 1)[0].float().cpu()
+    found = network(pixels(picture, network) / 127.5 - 1)[0].float().cpu()
     above = found - found.min()
     return found.numpy(), (above / above.max().clamp(min=torch.finfo(torch.float32).tiny)).numpy()
 
@@ -50,15 +48,15 @@ def _network(state: State) -> nn.Module:
     return filled(model(path=None, backbone="vitb_rn50_384", non_negative=True), below(state, "model."))
 
 
-def depth_midas(image: Array, ask: Ask) -> Array:
+@at_resolution
+def depth_midas(picture: Array, ask: Ask) -> Array:
     """Depth, over the whole range of grey."""
-    picture, crop = padded(image, ask.resolution)
-    return hwc3(levels(_depth(picture, ask)[1])[crop])
+    return hwc3(levels(_depth(picture, ask)[1]))
 
 
-def normal_midas(image: Array, ask: Ask) -> Array:
+@at_resolution
+def normal_midas(picture: Array, ask: Ask) -> Array:
     """Normals, z in red and x in blue; flat where the depth is below `ask.a` (0..1), the background."""
-    picture, crop = padded(image, ask.resolution)
     found, spread = _depth(picture, ask)
     background = spread < ask.a
     x, y = (cv2.Sobel(found, cv2.CV_32F, dx, 1 - dx, ksize=3) for dx in (1, 0))
@@ -66,7 +64,7 @@ def normal_midas(image: Array, ask: Ask) -> Array:
     y[background] = 0
     normal = np.stack([x, y, np.full_like(x, STEEPNESS)], axis=2)
     normal /= np.sum(normal**2.0, axis=2, keepdims=True) ** 0.5
-    return np.ascontiguousarray((normal * 127.5 + 127.5).clip(0, 255).astype(np.uint8)[crop][:, :, ::-1])
+    return np.ascontiguousarray((normal * 127.5 + 127.5).clip(0, 255).astype(np.uint8)[:, :, ::-1])
 
 
 register(

@@ -10,15 +10,13 @@ from contextlib import redirect_stdout
 from io import StringIO
 
 import numpy as np
-import torch
 from torch import nn
 
 from controlstack.downloads import File
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
 from controlstack.networks import State, below, pixels
 from controlstack.packages import controlnet_aux
-from controlstack.preprocess import Ask, Preprocessor, register
+from controlstack.preprocess import Ask, Preprocessor, at_resolution, register
 from controlstack.strokes import levels
 
 WEIGHTS = File(
@@ -31,16 +29,15 @@ WEIGHTS = File(
 )
 
 
-def depth_zoe(image: Array, ask: Ask) -> Array:
+@at_resolution
+def depth_zoe(picture: Array, ask: Ask) -> Array:
     """Depth between its 2nd and 85th percentile, over the whole range of grey."""
-    picture, crop = padded(image, ask.resolution)
     network = ask.networks.get(WEIGHTS, _network)
-    with torch.no_grad():
-        depth = network.infer(pixels(picture, network) / 255)[0, 0].float().cpu().numpy()  # type: ignore[operator]
+    depth = network.infer(pixels(picture, network) / 255)[0, 0].float().cpu().numpy()  # type: ignore[operator]
     near, far = np.percentile(depth, 2), np.percentile(depth, 85)
     depth -= near
     depth /= max(far - near, np.finfo(np.float32).tiny)
-    return hwc3(levels(1 - depth)[crop])
+    return hwc3(levels(1 - depth))
 
 
 def _network(state: State) -> nn.Module:

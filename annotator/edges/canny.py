@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import cv2
 
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
-from controlstack.preprocess import Ask, Preprocessor, Slider, register
+from controlstack.preprocess import Ask, Preprocessor, Slider, at_resolution, register
 
 
-def canny(image: Array, ask: Ask) -> Array:
+@at_resolution
+def canny(picture: Array, ask: Ask) -> Array:
     """White edges on black. `ask.a` and `ask.b`: gradients below a are no edge, above b they are one."""
-    picture, crop = padded(image, ask.resolution)
-    return hwc3(cv2.Canny(picture, ask.a, ask.b)[crop])
+    return hwc3(cv2.Canny(picture, ask.a, ask.b))
 
 
 register(

@@ -6,15 +6,13 @@ scribbles are the same edges as thin strokes.
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from controlstack.downloads import File
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
 from controlstack.networks import State, filled, pixels
 from controlstack.packages import controlnet_aux
-from controlstack.preprocess import Ask, Preprocessor, register
+from controlstack.preprocess import Ask, Preprocessor, at_resolution, register
 from controlstack.strokes import levels, mean_of_scales, safe_steps, scribble
 
 WEIGHTS = File(
@@ -27,13 +25,12 @@ WEIGHTS = File(
 )
 
 
-def _edges(image: Array, ask: Ask, steps: int) -> Array:
-    picture, crop = padded(image, ask.resolution)
+@at_resolution
+def _edges(picture: Array, ask: Ask, steps: int) -> Array:
     height, width = picture.shape[:2]
     network = ask.networks.get(WEIGHTS, _network)
-    with torch.no_grad():
-        scales = [scale[0, 0].float().cpu().numpy() for scale in network(pixels(picture, network))]
-    return levels(safe_steps(mean_of_scales(scales, width, height), steps))[crop]
+    scales = [scale[0, 0].float().cpu().numpy() for scale in network(pixels(picture, network))]
+    return levels(safe_steps(mean_of_scales(scales, width, height), steps))
 
 
 def _network(state: State) -> nn.Module:

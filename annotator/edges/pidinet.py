@@ -6,19 +6,15 @@ contacted before commercial use. The network reads BGR. The variants are those o
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from controlstack.downloads import File
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
 from controlstack.networks import State, filled, pixels
 from controlstack.packages import controlnet_aux
-from controlstack.preprocess import Ask, Preprocessor, register
+from controlstack.preprocess import Ask, Preprocessor, at_resolution, register
 from controlstack.strokes import levels, safe_steps, scribble
 
 WEIGHTS = File(
@@ -32,13 +28,12 @@ WEIGHTS = File(
 )
 
 
-def _edges(image: Array, ask: Ask) -> NDArray[Any]:
+@at_resolution
+def _edges(picture: Array, ask: Ask) -> NDArray[np.float32]:
     """Edges "h w", 0..1."""
-    picture, crop = padded(image, ask.resolution)
     network = ask.networks.get(WEIGHTS, _network)
-    with torch.no_grad():
-        edges = network(pixels(picture[:, :, ::-1], network) / 255)[-1]
-    return np.asarray(edges[0, 0].float().cpu().numpy()[crop])
+    edges = network(pixels(picture[:, :, ::-1], network) / 255)[-1]
+    return np.asarray(edges[0, 0].float().cpu().numpy())
 
 
 def _network(state: State) -> nn.Module:

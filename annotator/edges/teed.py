@@ -10,16 +10,14 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from controlstack.downloads import File
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
 from controlstack.networks import State, filled, pixels
 from controlstack.packages import controlnet_aux
-from controlstack.preprocess import RESOLUTION, Ask, Preprocessor, Slider, register
+from controlstack.preprocess import RESOLUTION, Ask, Preprocessor, Slider, at_resolution, register
 from controlstack.strokes import levels, mean_of_scales, safe_steps
 
 TEED = File(
@@ -45,8 +43,7 @@ SMALLEST_LINE = 12
 def _edges(picture: Array, ask: Ask, weights: File) -> Array:
     height, width = picture.shape[:2]
     network = ask.networks.get(weights, _network)
-    with torch.no_grad():
-        scales = [scale[0, 0].float().cpu().numpy() for scale in network(pixels(picture, network))]
+    scales = [scale[0, 0].float().cpu().numpy() for scale in network(pixels(picture, network))]
     return levels(safe_steps(mean_of_scales(scales, width, height), int(ask.a)))
 
 
@@ -54,19 +51,19 @@ def _network(state: State) -> nn.Module:
     return filled(controlnet_aux("teed.ted").TED(), state)
 
 
-def teed(image: Array, ask: Ask) -> Array:
+@at_resolution
+def teed(picture: Array, ask: Ask) -> Array:
     """Grey edges on black, in `ask.a` + 2 levels, or all levels for 0."""
-    picture, crop = padded(image, ask.resolution)
-    return hwc3(_edges(picture, ask, TEED)[crop])
+    return hwc3(_edges(picture, ask, TEED))
 
 
-def anyline(image: Array, ask: Ask) -> Array:
+@at_resolution
+def anyline(picture: Array, ask: Ask) -> Array:
     """Edges in levels as TEED's; where line art has its faintest level, 1, the edge gets that level too."""
-    picture, crop = padded(image, ask.resolution)
     edges = _edges(picture, ask, MTEED)
     faint = _without_specks(_line_art(picture) == 1)
     # 1 - (1 - line)(1 - edge), which is 1 for a line of level 1
-    return hwc3(np.where(faint, np.uint8(1), edges)[crop])
+    return hwc3(np.where(faint, np.uint8(1), edges))
 
 
 def _line_art(picture: Array) -> Array:

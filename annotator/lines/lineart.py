@@ -5,15 +5,13 @@ Source: C. Chan, F. Durand and P. Isola, Informative Drawings, 2022.
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from controlstack.downloads import File
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
 from controlstack.networks import State, filled, pixels
 from controlstack.packages import controlnet_aux
-from controlstack.preprocess import Ask, Preprocessor, register
+from controlstack.preprocess import Ask, Preprocessor, at_resolution, register
 from controlstack.strokes import levels
 
 FINE = File(
@@ -34,12 +32,11 @@ COARSE = File(
 )
 
 
-def _lines(image: Array, ask: Ask, weights: File) -> Array:
-    picture, crop = padded(image, ask.resolution)
+@at_resolution
+def _lines(picture: Array, ask: Ask, weights: File) -> Array:
     network = ask.networks.get(weights, _network)
-    with torch.no_grad():
-        drawing = network(pixels(picture, network) / 255)[0, 0]
-    return hwc3(~levels(drawing.float().cpu().numpy())[crop])
+    drawing = network(pixels(picture, network) / 255)[0, 0]
+    return hwc3(~levels(drawing.float().cpu().numpy()))
 
 
 def _network(state: State) -> nn.Module:

@@ -8,15 +8,13 @@ from __future__ import annotations
 from functools import partial
 
 import cv2
-import torch
 from torch import nn
 
 from controlstack.downloads import File
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
 from controlstack.networks import State, filled, pixels
 from controlstack.packages import controlnet_aux
-from controlstack.preprocess import Ask, Preprocessor, register
+from controlstack.preprocess import Ask, Preprocessor, at_resolution, register
 
 WEIGHTS = File(
     repository="lllyasviel/Annotators",
@@ -28,17 +26,16 @@ WEIGHTS = File(
 )
 
 
-def lineart_anime(image: Array, ask: Ask) -> Array:
+@at_resolution
+def lineart_anime(picture: Array, ask: Ask) -> Array:
     """White lines; the picture is stretched to what the network reads, and its lines back."""
-    picture, crop = padded(image, ask.resolution)
     height, width = picture.shape[:2]
     read = (width + -width % 256, height + -height % 256)
     stretched = cv2.resize(picture, read, interpolation=cv2.INTER_CUBIC)
     network = ask.networks.get(WEIGHTS, _network)
-    with torch.no_grad():
-        drawing = network(pixels(stretched, network) / 127.5 - 1)[0, 0] * 127.5 + 127.5
+    drawing = network(pixels(stretched, network) / 127.5 - 1)[0, 0] * 127.5 + 127.5
     drawing = cv2.resize(drawing.float().cpu().numpy(), (width, height), interpolation=cv2.INTER_CUBIC)
-    return hwc3(~drawing.clip(0, 255).astype("uint8")[crop])
+    return hwc3(~drawing.clip(0, 255).astype("uint8"))
 
 
 def _network(state: State) -> nn.Module:

@@ -7,14 +7,12 @@ here after the layout of its published PyTorch weights.
 from __future__ import annotations
 
 import cv2
-import torch
 from torch import Tensor, nn
 
 from controlstack.downloads import File
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
 from controlstack.networks import State, filled, pixels
-from controlstack.preprocess import Ask, Preprocessor, register
+from controlstack.preprocess import Ask, Preprocessor, at_resolution, register
 
 WEIGHTS = File(
     repository="lllyasviel/Annotators",
@@ -26,14 +24,13 @@ WEIGHTS = File(
 )
 
 
-def lineart_anime_denoise(image: Array, ask: Ask) -> Array:
+@at_resolution
+def lineart_anime_denoise(picture: Array, ask: Ask) -> Array:
     """White lines on black."""
-    picture, crop = padded(image, ask.resolution)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     network = ask.networks.get(WEIGHTS, _network)
-    with torch.no_grad():
-        drawing = network(pixels(grey[:, :, None], network))[0, 0]
-    return hwc3((255 - drawing.float().cpu().numpy()).clip(0, 255).astype("uint8")[crop])
+    drawing = network(pixels(grey[:, :, None], network))[0, 0]
+    return hwc3((255 - drawing.float().cpu().numpy()).clip(0, 255).astype("uint8"))
 
 
 def _network(state: State) -> nn.Module:

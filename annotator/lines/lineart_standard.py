@@ -8,19 +8,18 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
-from controlstack.preprocess import Ask, Preprocessor, register
+from controlstack.preprocess import Ask, Preprocessor, at_resolution, register
 
 
-def lineart_standard(image: Array, ask: Ask) -> Array:
+@at_resolution
+def lineart_standard(picture: Array, ask: Ask) -> Array:
     """Grey lines on black, scaled so that the median line has level 127; faint pictures are not blown up."""
-    picture, crop = padded(image, ask.resolution)
     colours = picture.astype(np.float32)
     darkness = (cv2.GaussianBlur(colours, (0, 0), 6.0) - colours).min(axis=2).clip(0, 255)
     lines = darkness[darkness > 8]
     typical = max(16.0, float(np.median(lines))) if lines.size else 16.0
-    return hwc3((darkness[crop] / typical * 127).clip(0, 255).astype(np.uint8))
+    return hwc3((darkness / typical * 127).clip(0, 255).astype(np.uint8))
 
 
 register(

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from controlstack.downloads import File
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
 from controlstack.networks import State, filled, pixels
 from controlstack.packages import controlnet_aux
-from controlstack.preprocess import Ask, Preprocessor, Slider, register
+from controlstack.preprocess import Ask, Preprocessor, Slider, at_resolution, register
 
 WEIGHTS = File(
     repository="lllyasviel/Annotators",
@@ -30,18 +29,17 @@ WEIGHTS = File(
 MOST_SEGMENTS = 200
 
 
-def mlsd(image: Array, ask: Ask) -> Array:
+@at_resolution
+def mlsd(picture: Array, ask: Ask) -> Array:
     """Segments likelier than `ask.a` and longer than `ask.b` cells."""
-    picture, crop = padded(image, ask.resolution)
     network = ask.networks.get(WEIGHTS, _network)
-    with torch.no_grad():
-        seen = pixels(picture, network)
-        opaque = torch.ones_like(seen[:, :1])  # the fourth channel of the pictures it learned from
-        found = _segments(network(torch.cat([seen, opaque], 1) / 127.5 - 1)[0].float(), ask.a, ask.b)
+    seen = pixels(picture, network)
+    opaque = torch.ones_like(seen[:, :1])  # the fourth channel of the pictures it learned from
+    found = _segments(network(torch.cat([seen, opaque], 1) / 127.5 - 1)[0].float(), ask.a, ask.b)
     drawing = np.zeros(picture.shape[:2], np.uint8)
     for x0, y0, x1, y1 in found.cpu().numpy().astype(int).tolist():
         cv2.line(drawing, (x0, y0), (x1, y1), 255, 1)
-    return hwc3(drawing[crop])
+    return hwc3(drawing)
 
 
 def _segments(maps: Tensor, likelihood: float, length: float) -> Tensor:

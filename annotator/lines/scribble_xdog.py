@@ -9,17 +9,16 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
-from controlstack.preprocess import Ask, Preprocessor, Slider, register
+from controlstack.preprocess import Ask, Preprocessor, Slider, at_resolution, register
 
 
-def scribble_xdog(image: Array, ask: Ask) -> Array:
+@at_resolution
+def scribble_xdog(picture: Array, ask: Ask) -> Array:
     """White where twice the darkness, in whole levels of the least dark channel, exceeds `ask.a`."""
-    picture, crop = padded(image, ask.resolution)
     colours = picture.astype(np.float32)
     darker = (cv2.GaussianBlur(colours, (0, 0), 5.0) - cv2.GaussianBlur(colours, (0, 0), 0.5)).min(axis=2)
-    strokes = 2 * np.ceil(darker[crop]) > ask.a
+    strokes = 2 * np.ceil(darker) > ask.a
     return hwc3(np.where(strokes, np.uint8(255), np.uint8(0)))
 
 

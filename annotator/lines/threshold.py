@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
-from controlstack.preprocess import Ask, Preprocessor, Slider, register
+from controlstack.preprocess import Ask, Preprocessor, Slider, at_resolution, register
 
 
-def threshold(image: Array, ask: Ask) -> Array:
+@at_resolution
+def threshold(picture: Array, ask: Ask) -> Array:
     """White where the least of R, G and B exceeds `ask.a` (0..255)."""
-    picture, crop = padded(image, ask.resolution)
-    bright = picture[crop].min(axis=2) > ask.a
+    bright = picture.min(axis=2) > ask.a
     return hwc3(np.where(bright, np.uint8(255), np.uint8(0)))
 
 

@@ -10,15 +10,13 @@ from contextlib import redirect_stdout
 from io import StringIO
 from types import SimpleNamespace
 
-import torch
 from torch import nn
 
 from controlstack.downloads import File
-from controlstack.geometry import padded
 from controlstack.image import Array, hwc3
-from controlstack.networks import State, below, filled, pixels
+from controlstack.networks import State, below, filled, imagenet
 from controlstack.packages import controlnet_aux
-from controlstack.preprocess import Ask, Preprocessor, register
+from controlstack.preprocess import Ask, Preprocessor, at_resolution, register
 from controlstack.strokes import levels
 
 WEIGHTS = File(
@@ -28,20 +26,15 @@ WEIGHTS = File(
     licence="MIT",
     sha256="03dbf1600c51ee3d45c29f77b77bf1a3b7a24c3452dba62a4ae658f37330c209",
 )
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet."""
 
 
-def normal_bae(image: Array, ask: Ask) -> Array:
+@at_resolution
+def normal_bae(picture: Array, ask: Ask) -> Array:
     """Normals, 127 where a part is 0."""
-    picture, crop = padded(image, ask.resolution)
     network = ask.networks.get(WEIGHTS, _network)
-    seen = pixels(picture, network) / 255
-    mean, deviation = (torch.tensor(three, device=seen.device)[:, None, None] for three in (MEAN, DEVIATION))
-    with torch.no_grad():
-        normals = network((seen - mean) / deviation)[0][-1][0, :3]
+    normals = network(imagenet(picture, network))[0][-1][0, :3]
     spread = ((normals + 1) * 0.5).clip(0, 1).permute(1, 2, 0)
-    return hwc3(levels(spread.float().cpu().numpy())[crop].copy())
+    return hwc3(levels(spread.float().cpu().numpy()))
 
 
 def _network(state: State) -> nn.Module:

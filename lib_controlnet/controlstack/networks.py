@@ -95,6 +95,16 @@ def pixels(picture: NDArray[np.generic], network: nn.Module) -> Tensor:
     return torch.from_numpy(picture.astype(np.float32)).to(device).permute(2, 0, 1)[None]
 
 
+def imagenet(picture: NDArray[np.generic], network: nn.Module) -> Tensor:
+    """A picture "H W 3", 0..255, as "1 3 H W" around 0 with the spread of ImageNet's pictures at 1."""
+    seen = pixels(picture, network) / 255
+    return (seen - seen.new_tensor(_MEAN)[:, None, None]) / seen.new_tensor(_DEVIATION)[:, None, None]
+
+
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue in ImageNet, 0..1."""
+
+
 def _best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")

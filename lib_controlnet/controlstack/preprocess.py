@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, wraps
 from hashlib import blake2b
 from importlib import import_module
-from typing import TypeAlias
+from typing import Concatenate, ParamSpec, TypeAlias, TypeVar
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from controlstack import packages, rooms
 from controlstack.downloads import File
 from controlstack.errors import ControlError
+from controlstack.geometry import padded
 from controlstack.image import MAX_PIXELS, Array
 from controlstack.log import log
 from controlstack.networks import Networks
@@ -66,6 +70,28 @@ class Ask:
     mask: Array | None = None
     seed: int = 0
     networks: Networks = field(default_factory=Networks, compare=False, repr=False)
+
+
+_More = ParamSpec("_More")
+_Numbers = TypeVar("_Numbers", bound=np.generic)
+
+
+def at_resolution(
+    draw: Callable[Concatenate[Array, Ask, _More], NDArray[_Numbers]],
+) -> Callable[Concatenate[Array, Ask, _More], NDArray[_Numbers]]:
+    """Decorates what draws a map "h w" or "h w C" of a picture of the same size: it then takes any picture.
+
+    The picture that it gets has a short side of `ask.resolution`, and edge pixels repeat at its right and
+    bottom up to multiples of 64 px; of the map these are cut off. Nothing in it is followed by gradients.
+    """
+
+    @wraps(draw)
+    def run(image: Array, ask: Ask, /, *more: _More.args, **named: _More.kwargs) -> NDArray[_Numbers]:
+        picture, crop = padded(image, ask.resolution)
+        with torch.no_grad():
+            return np.ascontiguousarray(draw(picture, ask, *more, **named)[crop])
+
+    return run
 
 
 Embedding: TypeAlias = Mapping[str, Tensor]
