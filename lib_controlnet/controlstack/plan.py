@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
-from controlstack import family, geometry, image, preprocess, sources
+from controlstack import embeddings, family, geometry, image, preprocess, sources
 from controlstack.catalog import Catalog
 from controlstack.errors import ControlError
 from controlstack.family import Match
@@ -28,6 +29,7 @@ class Plan:
     index: its place as the user sees it
     unit: what the user asked for, with the names and numbers that are really used
     asks: what the preprocessor is asked for, one for each of the source's pictures
+    given: embeddings that the unit brings itself
     matches: what acts, the control model and the preprocessor's companion, whichever there are
     """
 
@@ -38,6 +40,7 @@ class Plan:
     asks: Sequence[Ask]
     matches: Sequence[Match]
     schedule: Schedule
+    given: Sequence[Embedding] = ()
 
     def maps(self, cache: preprocess.Cache) -> tuple[Array, ...]:
         """The detected maps, uint8 "h w 3|4", each at the preprocessor's own size; one control is made of
@@ -48,9 +51,9 @@ class Plan:
         return tuple(cache.run(self.preprocessor, picture.rgb, ask) for picture, ask in looks)
 
     def embeddings(self, cache: preprocess.Cache) -> tuple[Embedding, ...]:
-        """What the preprocessor knows of each picture, for families that read no map."""
-        if self.preprocessor.embed is None:
-            return ()
+        """What is known of each picture, for families that read no map."""
+        if self.given or self.preprocessor.embed is None:
+            return tuple(self.given)
         looks = zip(self.source.pictures, self.asks, strict=True)
         return tuple(cache.embed(self.preprocessor, picture.rgb, ask) for picture, ask in looks)
 
@@ -60,9 +63,12 @@ def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Pla
     try:
         preprocessor = preprocess.find(unit.module)
         match = None if unit.model == "None" else _match(unit.model, job.base, catalog)
+        given = embeddings.read(unit.ipadapter_input or ())
+        if given:
+            unit, preprocessor = _without_picture(unit, match), preprocess.find("none")
         if preprocessor.delegates:
             preprocessor = _delegate(preprocessor, match)
-        matches = _matches(unit, preprocessor, match, job.base)
+        matches = _matches(unit, preprocessor, match, job.base, embedded=bool(given))
         many = preprocessor.embed is not None or unit.input_mode is InputMode.MERGE
         source = sources.choose(unit, job, wants_mask=preprocessor.accepts_mask, many=many)
         share = 1.0 if preprocessor.embed is not None else 1 / len(source.pictures)
@@ -73,7 +79,18 @@ def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Pla
         raise error.in_unit(index) from error
     said = replace(unit, module=preprocessor.label, model=model, processor_res=asks[0].resolution)
     said = replace(said, threshold_a=asks[0].a, threshold_b=asks[0].b)
-    return Plan(index, said, preprocessor, source, asks, matches, schedule)
+    return Plan(index, said, preprocessor, source, asks, matches, schedule, given)
+
+
+def _without_picture(unit: ControlNetUnit, match: Match | None) -> ControlNetUnit:
+    """A unit that brings embeddings: whatever its picture is, it is neither looked at nor shown."""
+    if match is None or not match.embeddings:
+        raise ControlError(
+            "It has an ipadapter_input",
+            "That is for models which read embeddings, such as IP-Adapters",
+            "Choose such a model, or leave ipadapter_input out",
+        )
+    return replace(unit, image=np.zeros((8, 8, 3), np.uint8), mask=None, save_detected_map=False)
 
 
 def _delegate(preprocessor: Preprocessor, match: Match | None) -> Preprocessor:
@@ -88,12 +105,13 @@ def _delegate(preprocessor: Preprocessor, match: Match | None) -> Preprocessor:
 
 
 def _matches(
-    unit: ControlNetUnit, preprocessor: Preprocessor, match: Match | None, base: Base
+    unit: ControlNetUnit, preprocessor: Preprocessor, match: Match | None, base: Base, *, embedded: bool
 ) -> list[Match]:
+    """embedded: the unit brings embeddings itself"""
     companion = family.called(preprocessor.companion)
     beside = [companion.beside(base)] if companion else []
     if match is not None:
-        if match.embeddings != (preprocessor.embed is not None):
+        if match.embeddings != (embedded or preprocessor.embed is not None):
             reads, makes = ("embeddings", "a map") if match.embeddings else ("a map", "embeddings")
             raise ControlError(
                 f"The preprocessor {preprocessor.label!r} makes {makes}, but {unit.model!r} reads {reads}",

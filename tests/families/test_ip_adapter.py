@@ -14,12 +14,13 @@ import pytest
 import torch
 from controls import on_call
 from diffusers.loaders import IPAdapterMixin
+from stage import Stage, picture
 from torch import Tensor, nn
 
-from controlstack import family, plan, preprocess
+from controlstack import embeddings, family, plan, preprocess
 from controlstack.catalog import Catalog
+from controlstack.embeddings import PATCHES, POOLED
 from controlstack.errors import ControlError
-from controlstack.families.ip_adapter import PATCHES, POOLED
 from controlstack.family import Start
 from controlstack.hosts import unet_diffusers
 from controlstack.joints import Control, Row, RowKind
@@ -267,3 +268,21 @@ def test_auto_needs_a_model_that_asks(tmp_path: Path) -> None:
     unit = parse({"module": "ip-adapter-auto", "image": np.zeros((64, 64, 3), np.uint8), "enabled": True})
     with pytest.raises(ControlError, match="stands for the one that a model asks for"):
         plan.resolve(0, unit, job, Catalog([tmp_path]))
+
+
+def test_ready_embeddings_take_the_place_of_pictures(tmp_path: Path) -> None:
+    """What was made before gives the picture that the pictures give, and needs neither them nor CLIP."""
+    stage = Stage(tmp_path, "sd1", "IP-Adapter")
+    tiny: Any = stage.tiny
+    made = [embeddings.write(tiny.look(picture(seed), None)) for seed in (0, 1)]
+    seen = stage.output(stage.unit(image=[{"image": picture(seed)} for seed in (0, 1)]))
+    given = stage.unit(image=None, module="none", ipadapter_input=made)
+    torch.testing.assert_close(stage.output(given), seen)
+    assert not torch.allclose(stage.output(stage.unit(image=None, ipadapter_input=made[:1])), seen, atol=1e-3)
+    assert not stage.begin(given).plans[0].unit.save_detected_map
+
+
+def test_ready_embeddings_need_a_model_that_reads_them(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "sd1", "ControlNet")
+    with pytest.raises(ControlError, match="for models which read embeddings"):
+        stage.begin(stage.unit(ipadapter_input=[embeddings.write(embedding("standard", 7))]))

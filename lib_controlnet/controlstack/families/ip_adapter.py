@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from controlstack.embeddings import GREY_PATCHES, PATCHES, POOLED
 from controlstack.errors import ControlError
 from controlstack.family import Family, Match, Start, register
 from controlstack.joints import Attention, Block, Call, Control, RowKind, Services, Site
@@ -23,8 +24,6 @@ from controlstack.unit import Combination
 from controlstack.weights import Header, read_tensors
 
 _PROJECTOR, _KEY = "image_proj.", re.compile(r"ip_adapter\.(\d+)\.to_k_ip\.weight")
-POOLED, PATCHES = "image_embeds", "hidden_states"
-"""What projectors read: CLIP's embedding of the picture, or its second last layer's of every patch."""
 _FILED, _IN_TURN = ("input", "output", "middle"), ("input", "middle", "output")
 """How files count the parts of a UNet, and how they run and per-layer weights count them."""
 
@@ -140,7 +139,7 @@ def _tokens(network: Network, start: Start, reading: Reading, asked: bool) -> Te
 def _seen(embedding: Embedding, reading: Reading, asked: bool) -> Tensor:
     """No picture is zeros to projectors of pooled embeddings, CLIP's view of a grey one to the others."""
     if reading.reads == PATCHES:
-        return embedding[PATCHES if asked else f"uncond_{PATCHES}"]
+        return embedding[PATCHES if asked else GREY_PATCHES]
     return embedding[POOLED] if asked else torch.zeros_like(embedding[POOLED])
 
 

@@ -6,7 +6,7 @@ import stage
 import torch
 from torch import Tensor
 
-from controlstack.families.ip_adapter import POOLED
+from controlstack.embeddings import POOLED
 from controlstack.image import Array
 from controlstack.preprocess import Ask, Embedding, Preprocessor
 

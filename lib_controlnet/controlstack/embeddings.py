@@ -1,0 +1,90 @@
+"""Embeddings on the wire: what a preprocessor knows of a picture, as base64 of what `torch.save` writes.
+
+/controlnet/detect answers so, and a unit's `ipadapter_input` takes such answers, also the incumbent's.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import cast
+from zipfile import BadZipFile, ZipFile
+
+import torch
+from torch import Tensor
+
+from controlstack.errors import ControlError
+from controlstack.preprocess import Embedding
+
+POOLED, PATCHES = "image_embeds", "hidden_states"
+"""What CLIP knows: the picture as a whole "1 D", or its second last layer's of every patch "1 N C"."""
+GREY_PATCHES = "uncond_hidden_states"
+"""`PATCHES` of a grey picture."""
+FACE, RAW_FACE = "face_embeds", "raw_face_embeds"
+"""What a network for faces knows of the largest one, "1 512": of length 1, and as it puts it out."""
+
+MAX_BYTES = 64 << 20
+"""Of one embedding; the incumbent's have all layers of CLIP, 44 MB."""
+MAX_GIVEN = 64
+"""Most embeddings in one unit."""
+
+
+def write(embedding: Embedding) -> str:
+    """Base64 of a file that `torch.load` reads with `weights_only`."""
+    held = BytesIO()
+    torch.save(dict(embedding), held)
+    return base64.b64encode(held.getvalue()).decode()
+
+
+def read(given: Sequence[object]) -> tuple[Embedding, ...]:
+    """Embeddings from base64 texts, tensors, or tensors by name. Raises ControlError for all else.
+
+    The incumbent's are understood: all layers of CLIP in a list, and a tensor of faces without a name.
+    """
+    if len(given) > MAX_GIVEN:
+        raise _wrong("", f"There are {len(given)}", f"Send at most {MAX_GIVEN}")
+    return tuple(_read(f"[{place}]", one) for place, one in enumerate(given))
+
+
+def _read(place: str, given: object) -> Embedding:
+    held = _loaded(place, given) if isinstance(given, str) else given
+    if isinstance(held, Tensor):
+        rows = held.detach().float().reshape(-1, held.shape[-1]) if held.ndim else held
+        held = {FACE: torch.nn.functional.normalize(rows, dim=-1), RAW_FACE: rows} if held.ndim else None
+    if not isinstance(held, Mapping):
+        raise _wrong(place, "It holds no tensors", "Send what /controlnet/detect answers as tensor")
+    layers = held.get(PATCHES)
+    if isinstance(layers, (list, tuple)) and len(layers) > 1:
+        held = {**held, PATCHES: layers[-2]}
+    embedding = {str(name): tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
+    if not embedding or not all(t.is_floating_point() and t.isfinite().all() for t in embedding.values()):
+        raise _wrong(place, "It holds no numbers that can be used", "Send what /controlnet/detect answers")
+    return embedding
+
+
+def _loaded(place: str, text: str) -> object:
+    """What a base64 text holds, by torch's own reader for untrusted files."""
+    if len(text) > MAX_BYTES * 4 // 3 + 4:
+        raise _wrong(place, "It is too large", f"Send at most {MAX_BYTES >> 20} MiB")
+    try:
+        data = base64.b64decode(text.rpartition(",")[2], validate=True)
+        with ZipFile(BytesIO(data)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+                raise _wrong(place, "It is too large", f"Send at most {MAX_BYTES >> 20} MiB")
+        return cast(object, torch.serialization.load(BytesIO(data), map_location="cpu", weights_only=True))
+    except (binascii.Error, BadZipFile) as error:
+        raise _wrong(place, "It is no base64 of a tensor file", "Send what torch.save writes") from error
+    except ControlError:
+        raise
+    except Exception as error:  # a damaged or hostile pickle can raise anything
+        raise _wrong(
+            place,
+            "It is damaged, or holds more than tensors, and that could run a program on this computer",
+            "Send what /controlnet/detect answers",
+        ) from error
+
+
+def _wrong(place: str, why: str, fix: str) -> ControlError:
+    return ControlError(f"ipadapter_input{place} cannot be used", why, fix)
