@@ -38,6 +38,9 @@ class Script(scripts.Script):
             ui.takeover()
         return ui.slots()
 
+    def before_process(self, p, *units):
+        HOST.before_process(p, remote.heard(p, units, HOST))
+
     def process(self, p, *units):
         HOST.process(p, remote.heard(p, units, HOST))
 

@@ -21,7 +21,7 @@ LAYERS = [
         *("packages", "downloads", "networks", "copied_encoder", "embeddings"),
     },
     {"families", "annotator"},
-    {"sources", "plan", "evaluation", "session"},
+    {"sources", "plan", "evaluation", "session", "batches"},
     {"hosts"},
     {"faces", "bench", "models", "train"},
 ]

@@ -138,6 +138,12 @@ def to_tensor(array: Array) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.float32) / 255).permute(2, 0, 1)[None].contiguous()
 
 
+def from_tensor(picture: torch.Tensor) -> Array:
+    """Pixels "H W C" of a picture "C H W", 0..1."""
+    pixels: Array = (picture * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+    return pixels
+
+
 def hint(array: Array) -> torch.Tensor:
     """The hint "1 3 H W" a control network reads, 0..1; in an inpaint map "H W 4" masked pixels become −1.
 

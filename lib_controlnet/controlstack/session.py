@@ -25,11 +25,15 @@ from controlstack.weights import Loaded, stamp
 
 @dataclass
 class Session:
-    """One job's controls. A failure is kept and raised at the next evaluation, which no host swallows."""
+    """One job's controls. A failure is kept and raised at the next evaluation, which no host swallows.
+
+    turn: the round of a series of pictures that the plans are for
+    """
 
     models: Loaded
     cache: preprocess.Cache
     plans: Sequence[Plan] = ()
+    turn: int = 0
     failure: Exception | None = None
     _fitted: dict[tuple[int, bool], list[Array]] = field(default_factory=dict)
     _detected: dict[int, tuple[Array, ...]] = field(default_factory=dict)

@@ -51,6 +51,9 @@ SETTINGS = {
         "detected_maps", "Folder for them, below that of the pictures", path=True
     ),
     "control_net_allow_script_control": Setting(False, "Other scripts may set units (p.control_net_*)"),
+    "controlnet_increment_seed_during_batch": Setting(
+        False, "In a batch of files, count the seed on from picture to picture"
+    ),
     "control_net_sync_field_args": Setting(True, "Pasting a picture's parameters sets units"),
     CONTINUE_WITHOUT_CONTROL: Setting(
         False, "When a unit fails, paint without control instead of stopping with a sentence"
@@ -58,7 +61,6 @@ SETTINGS = {
     **dict.fromkeys(
         (
             "controlnet_show_batch_images_in_ui",
-            "controlnet_increment_seed_during_batch",
             "controlnet_disable_openpose_edit",
             "controlnet_disable_photopea_edit",
             "controlnet_ignore_noninpaint_mask",

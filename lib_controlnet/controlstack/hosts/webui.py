@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from controlstack import downloads, geometry, image, plan, preprocess
+from controlstack.batches import Series
 from controlstack.catalog import Catalog
 from controlstack.errors import ControlError
 from controlstack.hosts import detected_maps
@@ -31,7 +32,7 @@ from controlstack.weights import Loaded
 MAX_UNITS = 10
 CONTINUE_WITHOUT_CONTROL = "control_net_continue_without_control"
 """The setting with which a job whose unit fails paints on; it is off."""
-_SESSION = "controlstack_session"
+_SESSION, _SERIES = "controlstack_session", "controlstack_series"
 
 
 class WebUI(ABC):
@@ -94,6 +95,16 @@ class WebUI(ABC):
         models = self.models_path()
         return Networks(downloads.Store(downloads.folders(models, chosen)) if models else None)
 
+    def before_process(self, p: Any, values: Sequence[object]) -> None:
+        """Have the host paint a job as often as the units' folders have pictures."""
+        _count_once(p)
+        try:
+            series = Series(_enabled(values), p.n_iter)
+            p.n_iter *= series.rounds
+        except ControlError:  # hosts swallow it here; `process` meets it again, and keeps it
+            return
+        setattr(p, _SERIES, series)
+
     def process(self, p: Any, values: Sequence[object]) -> None:
         """Resolve the units of a new job. What goes wrong is kept: hosts swallow what this hook raises."""
         self.release()
@@ -101,17 +112,25 @@ class WebUI(ABC):
         session = Session(self.models, self.cache)
         setattr(p, _SESSION, session)
         try:
-            units = _enabled(values)
-            if units:
-                job = self._job(p)
-                session.plans = [plan.resolve(index, unit, job, self.catalog) for index, unit in units]
-                session.prepare()
+            announced = getattr(p, _SERIES, None)
+            series = Series(_enabled(values), announced.batches if announced else p.n_iter)
+            setattr(p, _SERIES, series)
+            if series.rounds > 1 and not self.option("controlnet_increment_seed_during_batch", default=False):
+                _repeat_seeds(p, series)
+            self._resolve(p, session, series, 0)
         except Exception as error:  # noqa: BLE001  kept, and raised at the first UNet call
             self._fail(p, session, error)
         for resolved in session.plans:
             text = infotext(resolved.unit)
             p.extra_generation_params[f"{self.name} {resolved.index}"] = text
             log.info("Unit %d: %s", resolved.index, text)
+
+    def _resolve(self, p: Any, session: Session, series: Series, turn: int) -> None:
+        session.turn = turn
+        if series.units:
+            job = self._job(p)
+            session.plans = [plan.resolve(i, unit, job, self.catalog) for i, unit in series.at(turn)]
+            session.prepare()
 
     def before_sampling(self, p: Any, x: Tensor, noise: Tensor) -> None:
         """Start a sampling pass on latents "B C h w", with noise of the same shape and spread 1, which
@@ -121,6 +140,10 @@ class WebUI(ABC):
         if session is None or not (session.plans or session.failure):
             return
         try:
+            series, turn = _turn(p)
+            if turn != session.turn and session.failure is None:
+                self._save_maps(p, session)
+                self._resolve(p, session, series, turn)
             if session.failure is None:
                 session.begin(x.shape[-1] * 8, x.shape[-2] * 8, self.services(p), hires=_is_hires(p))
                 if (changed := session.start(noise)) is not noise:
@@ -137,6 +160,9 @@ class WebUI(ABC):
             return
         try:
             pictures[:] = [session.picture(picture, index) for index, picture in enumerate(pictures)]
+            series, turn = _turn(p)
+            if pictures:
+                series.keep(turn, image.from_tensor(pictures[0]))
         except Exception as error:  # noqa: BLE001  said with the pictures: hosts swallow what this hook raises
             self._fail(p, session, error)
 
@@ -149,16 +175,18 @@ class WebUI(ABC):
         for sentence in session.close():
             self._say(p, sentence)
         delattr(p, _SESSION)
-        maps = [
-            (resolved.preprocessor.name, Image.fromarray(image.shown(m)))
-            for resolved in session.plans
-            if resolved.unit.save_detected_map
-            for m in session.maps(resolved.index)
-        ]
-        if not self.option("control_net_no_detectmap", default=False):
-            processed.images.extend(picture for _, picture in maps)
+        self._save_maps(p, session)
+        series, _ = _turn(p)
+        if series.rounds > 1:
+            series.save(processed.images[getattr(processed, "index_of_first_image", 0) :])
+        elif not self.option("control_net_no_detectmap", default=False):
+            processed.images.extend(picture for _, picture in _maps(session))
+        _count_once(p)
+
+    def _save_maps(self, p: Any, session: Session) -> None:
         if self.option("control_net_detectmap_autosaving", default=False):
-            detected_maps.save(p, self.option("control_net_detectedmap_dir", "detected_maps"), maps)
+            folder = self.option("control_net_detectedmap_dir", "detected_maps")
+            detected_maps.save(p, folder, _maps(session))
 
     def release(self) -> None:
         """Take every hook out of the UNet. Safe at any time, and done again before every job and pass."""
@@ -208,6 +236,36 @@ class _Close:
         if self._before is not None:
             self._p.close = self._before
         self._p.close()
+
+
+def _maps(session: Session) -> list[tuple[str, Image.Image]]:
+    """The detected maps to hand over, each with its preprocessor's name."""
+    return [
+        (resolved.preprocessor.name, Image.fromarray(image.shown(m)))
+        for resolved in session.plans
+        if resolved.unit.save_detected_map
+        for m in session.maps(resolved.index)
+    ]
+
+
+def _turn(p: Any) -> tuple[Series, int]:
+    """The job's series, and the round that its present batch belongs to."""
+    series: Series = getattr(p, _SERIES)
+    return series, getattr(p, "iteration", 0) // series.batches
+
+
+def _count_once(p: Any) -> None:
+    """Take back what a series did to the number of batches: jobs are processed again."""
+    series = vars(p).pop(_SERIES, None)
+    if series is not None and p.n_iter == series.batches * series.rounds:
+        p.n_iter = series.batches
+
+
+def _repeat_seeds(p: Any, series: Series) -> None:
+    """Every round starts from the same noise."""
+    first = slice(series.batches * p.batch_size)
+    p.all_seeds = p.all_seeds[first] * series.rounds
+    p.all_subseeds = p.all_subseeds[first] * series.rounds
 
 
 def _session(p: Any) -> Session | None:
