@@ -66,24 +66,30 @@ def _read(place: str, given: object) -> Embedding:
 
 def _loaded(place: str, text: str) -> object:
     """What a base64 text holds, by torch's own reader for untrusted files."""
-    if len(text) > MAX_BYTES * 4 // 3 + 4:
-        raise _wrong(place, "It is too large", f"Send at most {MAX_BYTES >> 20} MiB")
+    data = _bytes(place, text)
     try:
-        data = base64.b64decode(text.rpartition(",")[2], validate=True)
-        with ZipFile(BytesIO(data)) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                raise _wrong(place, "It is too large", f"Send at most {MAX_BYTES >> 20} MiB")
         return cast(object, torch.serialization.load(BytesIO(data), map_location="cpu", weights_only=True))
-    except (binascii.Error, BadZipFile) as error:
-        raise _wrong(place, "It is no base64 of a tensor file", "Send what torch.save writes") from error
-    except ControlError:
-        raise
     except Exception as error:  # a damaged or hostile pickle can raise anything
         raise _wrong(
             place,
             "It is damaged, or holds more than tensors, and that could run a program on this computer",
             "Send what /controlnet/detect answers",
         ) from error
+
+
+def _bytes(place: str, text: str) -> bytes:
+    """The file that a base64 text is of, a zip archive that is not too large unpacked either."""
+    size = len(text) * 3 // 4
+    try:
+        if size <= MAX_BYTES:
+            data = base64.b64decode(text.rpartition(",")[2], validate=True)
+            with ZipFile(BytesIO(data)) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+    except (binascii.Error, BadZipFile) as error:
+        raise _wrong(place, "It is no base64 of a tensor file", "Send what torch.save writes") from error
+    if size > MAX_BYTES:
+        raise _wrong(place, "It is too large", f"Send at most {MAX_BYTES >> 20} MiB")
+    return data
 
 
 def _wrong(place: str, why: str, fix: str) -> ControlError:
