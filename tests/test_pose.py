@@ -203,3 +203,36 @@ def test_points_as_far_away_as_allowed_can_be_drawn():
     )
     sent = _pose(64, 64, people=[person], animals=[figures[:17].tolist()])
     assert pose.draw(pose.parse(sent)).any()
+
+
+PLACE = st.floats(-150, 290)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(60, 190), st.integers(60, 190), st.lists(st.tuples(PLACE, PLACE), min_size=77, max_size=77)
+)
+def test_what_is_written_is_read_again(width: int, height: int, places: list[tuple[float, float]]):
+    """People and animals to within rounding, and once more the same; a part that nobody saw is null."""
+    points = np.array([(*place, index % 5 > 0) for index, place in enumerate(places)])
+    hand, animal, nothing = points[18:39], points[60:77], np.empty((0, 3))
+    face = points[39:60] * (1, 1, 0)
+    one = pose.Pose(width, height, (pose.Person(points[:18], hand, nothing, face),), (animal,))
+    sent = json.loads(json.dumps(pose.write(one)))
+    read = pose.parse(sent)
+    assert (read.width, read.height) == (width, height)
+    assert sent["people"][0]["hand_right_keypoints_2d"] is None
+    assert sent["people"][0]["face_keypoints_2d"] is None
+    for before, after in ((points[:18], read.people[0].body), (hand, read.people[0].left_hand)):
+        share = before[:, :2] / (width, height)
+        there = (before[:, 2] > 0) & (share >= -1).all(axis=1) & (share <= 2).all(axis=1)
+        assert np.array_equal(after[:, 2], there)
+        assert np.allclose(after[there], before[there], atol=1e-9)
+    assert np.allclose(read.animals[0][read.animals[0][:, 2] > 0, :2], animal[read.animals[0][:, 2] > 0, :2])
+
+
+def test_a_hundred_people_are_written():
+    body = np.ones((18, 3))
+    nothing = np.empty((0, 3))
+    crowd = pose.Pose(64, 64, 120 * (pose.Person(body, nothing, nothing, nothing),))
+    assert len(pose.parse(pose.write(crowd)).people) == pose.MAX_FIGURES == 100

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -60,6 +62,18 @@ class Networks:
         path = self.store.get(file)
         return self._loaded.get((stamp(path), self.device), lambda: self._load(file, build))
 
+    def open(self, file: File, build: Callable[[Path], nn.Module]) -> nn.Module:
+        """As `get`, of a file that holds the network itself (ONNX, TorchScript), which `build` reads."""
+        path = self.store.get(file)
+        return self._loaded.get((stamp(path), self.device), lambda: self._opened(file, path, build))
+
+    def _opened(self, file: File, path: Path, build: Callable[[Path], nn.Module]) -> nn.Module:
+        try:
+            network = build(path)
+        except (RuntimeError, ValueError, cv2.error) as error:  # what torch and OpenCV cannot read
+            raise _another(file, path, error) from error
+        return network.eval().to(self.device)
+
     def _load(self, file: File, build: Callable[[State], nn.Module]) -> nn.Module:
         path = self.store.get(file)
         header = read_header(path)
@@ -69,12 +83,16 @@ class Networks:
         try:
             network = build(state)
         except (RuntimeError, KeyError, IndexError) as error:  # names or shapes that do not fit
-            raise ControlError(
-                f"The file {path.name} holds weights of another network",
-                " ".join(str(error).split())[:300],
-                f"Remove {path}; it comes from {file.source}",
-            ) from error
+            raise _another(file, path, error) from error
         return network.eval().requires_grad_(False).to(self.device)
+
+
+def _another(file: File, path: Path, error: Exception) -> ControlError:
+    return ControlError(
+        f"The file {path.name} holds weights of another network",
+        " ".join(str(error).split())[:300],
+        f"Remove {path}; it comes from {file.source}",
+    )
 
 
 def below(state: State, prefix: str) -> State:

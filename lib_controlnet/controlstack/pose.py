@@ -1,4 +1,4 @@
-"""Poses: from the JSON that OpenPose and its editors write to the pictures that control networks read.
+"""Poses: the JSON that OpenPose and its editors write, and the pictures that control networks read.
 
 A person has 18 body points (OpenPose's COCO order), 21 points a hand and any number on the face; an animal
 has the 17 points of AP-10K. Points come as x, y, confidence; those with confidence 0 are missing.
@@ -116,6 +116,37 @@ def parse(value: object) -> Pose:
     _to_pixels([part for parts in people for part in parts], width, height)
     _to_pixels(animals, width, height)
     return Pose(width, height, tuple(starmap(Person, people)), tuple(animals))
+
+
+def write(pose: Pose) -> dict[str, object]:
+    """The pose as `parse` reads it: people as shares of the canvas, animals in px, confidence 1 or 0.
+
+    What lies more than a canvas beside it is missing, and so is who comes after `MAX_FIGURES`.
+    """
+    size = np.array([pose.width, pose.height], np.float64)
+    return {
+        "people": [
+            {
+                "pose_keypoints_2d": _flat(person.body, size, size),
+                "face_keypoints_2d": _flat(person.face, size, size),
+                "hand_left_keypoints_2d": _flat(person.left_hand, size, size),
+                "hand_right_keypoints_2d": _flat(person.right_hand, size, size),
+            }
+            for person in pose.people[:MAX_FIGURES]
+        ],
+        "animals": [_flat(animal, size, np.ones(2)) for animal in pose.animals[:MAX_FIGURES]],
+        "canvas_height": pose.height,
+        "canvas_width": pose.width,
+    }
+
+
+def _flat(points: Points, size: Points, unit: Points) -> list[float] | None:
+    there = (points[:, 2] > 0) & (np.abs(points[:, :2] / size - 0.5) <= _NORMALISED - 0.5).all(axis=1)
+    if not there.any():
+        return None
+    triplets = np.insert(points[:, :2] / unit, 2, 1, axis=1)
+    flat: list[float] = np.where(there[:, None], triplets, 0).ravel().tolist()
+    return flat
 
 
 def draw(pose: Pose) -> Array:

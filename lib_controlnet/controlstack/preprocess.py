@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, wraps
 from hashlib import blake2b
 from importlib import import_module
-from typing import Concatenate, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from controlstack import packages, rooms
+from controlstack import pose as poses
 from controlstack.downloads import File
 from controlstack.errors import ControlError
 from controlstack.geometry import padded
 from controlstack.image import MAX_PIXELS, Array
 from controlstack.log import log
 from controlstack.networks import Networks
+from controlstack.pose import Pose
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Preprocessor:
     """One preprocessor: `run` makes a map, uint8 "h w 3|4", of a picture, uint8 "H W 3" RGB.
 
     embed: makes what families read instead of a map; `run` then makes what people are shown
+    pose: finds the figures that `run` draws; see `poser`
     delegates: the one that the unit's model asks for takes its place
     name, label: what the API says and what people see; both are found
     control_types: the control types that offer it
@@ -140,6 +143,7 @@ class Preprocessor:
     packages: tuple[str, ...] = ()
     blocked: ControlError | None = None
     embed: Callable[[Array, Ask], Embedding] | None = None
+    pose: Callable[[Array, Ask], Pose] | None = None
     delegates: bool = False
 
     def ask(
@@ -161,6 +165,23 @@ class Preprocessor:
         return Ask(
             int(read[0]), read[1], read[2], mask if self.accepts_mask else None, seed if self.seeded else 0
         )
+
+
+def poser(see: Callable[[Array, Ask], Pose], **declared: Any) -> Preprocessor:
+    """A preprocessor of the type OpenPose, whose map is the drawing of the figures that `see` finds.
+
+    The canvas of its pose has the map's size. What is drawn is the pose as its JSON has it, so that the JSON
+    on its own gives the same map again. declared: the other fields
+    """
+
+    def run(image: Array, ask: Ask) -> Array:
+        return _drawn(see(image, ask))
+
+    return Preprocessor(run=run, pose=see, control_types=("OpenPose",), **declared)
+
+
+def _drawn(pose: Pose) -> Array:
+    return poses.draw(poses.parse(poses.write(pose)))
 
 
 MAX_CACHED = 256 << 20
@@ -229,6 +250,7 @@ class Cache:
         self.networks = networks or Networks()
         self._maps: OrderedDict[tuple[object, ...], Array] = OrderedDict()
         self._embeddings: OrderedDict[tuple[object, ...], Embedding] = OrderedDict()
+        self._poses: OrderedDict[tuple[object, ...], Pose] = OrderedDict()
 
     def run(self, preprocessor: Preprocessor, image: Array, ask: Ask) -> Array:
         """`preprocessor.run`, or its result from before. The map is shared: treat it as read-only.
@@ -241,10 +263,11 @@ class Cache:
         if key in self._maps:
             self._maps.move_to_end(key)
             return self._maps[key]
-        if error := unavailable(preprocessor, self.networks):
-            raise error
-        packages.check(preprocessor.packages)  # before weights are downloaded for nothing
-        result = preprocessor.run(image, replace(ask, networks=self.networks))
+        if preprocessor.pose:
+            result = _drawn(self.pose(preprocessor, image, ask))
+        else:
+            self._check(preprocessor)
+            result = preprocessor.run(image, replace(ask, networks=self.networks))
         result.setflags(write=False)
         self._maps[key] = result
         while len(self._maps) > self.size or (len(self._maps) > 1 and self._taken() > MAX_CACHED):
@@ -265,6 +288,25 @@ class Cache:
         while len(self._embeddings) > max(self.size, 1):
             self._embeddings.popitem(last=False)
         return self._embeddings[key]
+
+    def pose(self, preprocessor: Preprocessor, image: Array, ask: Ask) -> Pose:
+        """The figures in the map of the same run, found once for both. Raises ControlError as `run` does."""
+        if preprocessor.pose is None:
+            raise ControlError(f"The preprocessor {preprocessor.label!r} finds no figures")
+        check_shape(image, max(ask.resolution, RESOLUTION.value))
+        key = _key(preprocessor, image, ask)
+        if key not in self._poses:
+            self._check(preprocessor)
+            self._poses[key] = preprocessor.pose(image, replace(ask, networks=self.networks))
+        self._poses.move_to_end(key)
+        while len(self._poses) > max(self.size, 1):
+            self._poses.popitem(last=False)
+        return self._poses[key]
+
+    def _check(self, preprocessor: Preprocessor) -> None:
+        if error := unavailable(preprocessor, self.networks):
+            raise error
+        packages.check(preprocessor.packages)  # before weights are downloaded for nothing
 
     def _taken(self) -> int:
         return sum(map_.nbytes for map_ in self._maps.values())

@@ -25,7 +25,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from safetensors.torch import save_file
 
-from controlstack import preprocess
+from controlstack import pose, preprocess
 from controlstack.faces import api
 from controlstack.hosts.webui import WebUI
 
@@ -228,6 +228,35 @@ def test_detect_makes_opencvs_edges(client: TestClient):
     edges = cv2.Canny(photo, 100, 200)
     assert edges.any()
     assert np.array_equal(_pixels(answer["images"][0]), np.dstack([edges] * 3))
+
+
+def test_detect_hands_out_the_poses_that_it_drew(client: TestClient, monkeypatch: pytest.MonkeyPatch):
+    """One for each picture, of the map's size; rendered, it is the map. Others than pose's have none."""
+    seen: list[int] = []
+
+    def nose(picture: Any, ask: preprocess.Ask) -> pose.Pose:
+        seen.append(ask.resolution)
+        body, nothing = np.zeros((18, 3)), np.empty((0, 3))
+        body[0] = (ask.resolution // 3, 7, 1)
+        one = pose.Person(body, nothing, nothing, nothing)
+        return pose.Pose(2 * ask.resolution, ask.resolution, (one,))
+
+    room = preprocess.poser(nose, name="nose", label="nose")
+    monkeypatch.setitem(preprocess._shelf, "nose", room)
+    wide = np.zeros((10, 20, 3), np.uint8)
+    fields: dict[str, Any] = {
+        "controlnet_input_images": [_png(wide), _png(wide + 1)],
+        "controlnet_processor_res": 80,
+    }
+    answer = _detect(client, controlnet_module="nose", **fields)
+    assert seen == [80, 80]
+    assert [(one["canvas_width"], one["canvas_height"]) for one in answer["poses"]] == [(160, 80)] * 2
+    body = answer["poses"][0]["people"][0]["pose_keypoints_2d"]
+    assert body == [26 / 160, 7 / 80, 1.0] + 51 * [0.0]
+    rendered = client.post("/controlnet/render_openpose_json", json=answer["poses"]).json()["images"]
+    assert [_pixels(one).tolist() for one in rendered] == [_pixels(one).tolist() for one in answer["images"]]
+    assert _pixels(rendered[0]).any()
+    assert "poses" not in _detect(client, controlnet_module="canny", **fields)
 
 
 WEBUIAPI = {  # mix1009/sdwebuiapi, controlnet_detect

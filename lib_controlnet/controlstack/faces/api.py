@@ -222,7 +222,8 @@ def detect(asked: DetectRequest, host: WebUI = _HOST) -> dict[str, Any]:
 
     A number that is -1 or out of its slider's range becomes the slider's default. In the map of an inpainting
     preprocessor alpha is 255 where the picture stays and 128 where it is repainted. Preprocessors that draw
-    at random do so with seed 0.
+    at random do so with seed 0. Those that find figures also send `poses`, which
+    /render_openpose_json draws.
     """
     preprocessor = _preprocessor(asked.controlnet_module or "none")
     images = asked.controlnet_input_images or asked.controlnet_images or []
@@ -232,7 +233,9 @@ def detect(asked: DetectRequest, host: WebUI = _HOST) -> dict[str, Any]:
         raise _too_many("pictures")
     pairs = zip_longest(images, _masks(asked, preprocessor, len(images)))
     with host.lock:
-        return {"images": list(_maps(asked, preprocessor, host, pairs)), "info": "Success"}
+        found = list(_maps(asked, preprocessor, host, pairs))
+    answer: dict[str, Any] = {"images": [map_ for map_, _ in found], "info": "Success"}
+    return answer | ({"poses": [figures for _, figures in found]} if preprocessor.pose else {})
 
 
 def _preprocessor(module: str) -> Preprocessor:
@@ -264,8 +267,10 @@ def _maps(
     preprocessor: Preprocessor,
     host: WebUI,
     pairs: Iterable[tuple[str | None, str | None]],
-) -> Iterator[str]:
-    """The map of each picture and mask, one at a time: the pictures need not fit into memory together."""
+) -> Iterator[tuple[str, dict[str, object] | None]]:
+    """The map of each picture and mask, and the figures in it, one at a time: the pictures need not fit into
+    memory together.
+    """
     numbers = (asked.controlnet_processor_res, asked.controlnet_threshold_a, asked.controlnet_threshold_b)
     resolution, a, b = (-1 if number is None else number for number in numbers)
     pixels = 0
@@ -281,7 +286,10 @@ def _maps(
             own_mask = sources.empty_mask(picture) if picture.mask is None else picture.mask
             ask = preprocessor.ask(resolution, a, b, mask=own_mask)
             detected = host.cache.run(preprocessor, picture.rgb, ask)
-        yield image.encode_png(image.shown(detected))
+            figures = (
+                pose.write(host.cache.pose(preprocessor, picture.rgb, ask)) if preprocessor.pose else None
+            )
+        yield image.encode_png(image.shown(detected)), figures
 
 
 def _too_many(what: str) -> ControlError:
