@@ -216,7 +216,7 @@ def _detect(client: TestClient, **fields: Any) -> dict[str, Any]:
     response = client.post("/controlnet/detect", json=fields)
     assert response.status_code == 200, response.text
     answer = response.json()
-    assert set(answer) == {"images", "info"}
+    assert answer.keys() - {"poses"} == {"images", "info"}
     assert answer["info"] == "Success"
     return answer
 
