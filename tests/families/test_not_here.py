@@ -24,7 +24,6 @@ SAID = {
     "sana": "a ControlNet for Sana",
     "cosmos": "a ControlNet for Cosmos",
     "xs": "a ControlNet-XS",
-    "sparse": "a SparseCtrl model",
     "style_adapter": "a T2I style adapter",
 }
 

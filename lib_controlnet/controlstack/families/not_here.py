@@ -41,7 +41,6 @@ OTHER_MODELS = (
 )
 LATER = (
     Kind("a ControlNet-XS", (r"control_to_base_for_conv_in\.",)),
-    Kind("a SparseCtrl model, for AnimateDiff", (r"down_blocks\.\d+\.motion_modules\.",)),
     Kind("a T2I style adapter", (r"style_embedding$", r"ln_post\.")),
 )
 
