@@ -1,14 +1,17 @@
 """What holds for every preprocessor on the shelf that needs no weights, whoever wrote it.
 
-Those with a network have tests of the same kind, at smaller sizes, in test_every_neural_preprocessor.
+Those with a network have tests of the same kind, at smaller sizes, in test_every_neural_preprocessor; only
+those whose networks come with a package are here too, and skipped where that is absent.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from itertools import product
 
 import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 
 from controlstack import preprocess
 from controlstack.geometry import padded
@@ -16,9 +19,16 @@ from controlstack.image import Array
 from controlstack.preprocess import Preprocessor
 
 SHELF = [p for p in preprocess.everything() if not p.files and not p.blocked]
-every = pytest.mark.parametrize("preprocessor", SHELF, ids=lambda p: p.name)
-RESIZING = [p for p in SHELF if p.resolution]
-every_resizing = pytest.mark.parametrize("preprocessor", RESIZING, ids=lambda p: p.name)
+
+
+def _tried(p: Preprocessor) -> ParameterSet:
+    absent = [package for package in p.packages if find_spec(package) is None]
+    skip = pytest.mark.skipif(bool(absent), reason=f"{', '.join(absent)} is not installed")
+    return pytest.param(p, id=p.name, marks=skip)
+
+
+every = pytest.mark.parametrize("preprocessor", [_tried(p) for p in SHELF])
+every_resizing = pytest.mark.parametrize("preprocessor", [_tried(p) for p in SHELF if p.resolution])
 
 # Those whose map is the picture itself while their sliders stand at the default.
 UNCHANGED = {"none", "ip-adapter-auto", "inpaint", "inpaint_only"}

@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from controlstack import preprocess
+from controlstack import packages, preprocess
+from controlstack.errors import ControlError
 
 CASES = [
     (package, how)
-    for package in ("controlnet_aux", "transformers", "timm", "mediapipe", "onnxruntime")
+    for package in ("controlnet_aux", "transformers", "timm", "mediapipe", "onnxruntime", "insightface")
     for how in ("absent", "broken")
 ]
 
@@ -118,3 +120,21 @@ def test_only_those_who_need_it_stop(package: str, how: str, outcomes: Path):
     assert not [name for name in others if f"package {package}" in found["after"][name]]
     assert found["said"]["canny"] == "a map"
     assert "weights of another network" in found["said"]["lineart_anime_denoise"]
+
+
+@pytest.mark.parametrize("name", [p.name for p in preprocess.everything() if "mediapipe" in p.packages])
+def test_a_mediapipe_without_solutions_is_the_wrong_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Since 1.0 it has none; the sentence says which release to install."""
+    (tmp_path / "mediapipe").mkdir()
+    (tmp_path / "mediapipe" / "__init__.py").touch()
+    for module in [module for module in sys.modules if module.partition(".")[0] == "mediapipe"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(packages, "_failed", {})
+    preprocessor = preprocess.find(name)
+    with pytest.raises(ControlError, match=r"pip install --force-reinstall mediapipe==0\.10\.21"):
+        preprocess.Cache().run(preprocessor, np.zeros((64, 64, 3), np.uint8), preprocessor.ask(64))
+    assert "mediapipe cannot be imported" in str(preprocess.unavailable(preprocessor, preprocess.Networks()))
+    sys.modules.pop("mediapipe", None)
