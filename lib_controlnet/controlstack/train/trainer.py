@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from controlstack.errors import ControlError
 from controlstack.hosts.embedded.checkpoint import Checkpoint
 from controlstack.hosts.embedded.precision import DTYPES
-from controlstack.train import cache, encoder_copy, saving
+from controlstack.train import cache, encoder_copy, lock, saving
 from controlstack.train.checkpoints import Checkpoints
 from controlstack.train.config import Config
 from controlstack.train.files import whole
@@ -46,10 +46,12 @@ def train(
     validation: a few examples whose pictures are made again and again; None makes none
     resume: go on from the last checkpoint in `out` if there is one
     stop: asked after every step; once true, the training saves its state and ends early
-    Raises ControlError for settings or data that cannot be trained with, and for a loss that is no number.
+    Raises ControlError for settings or data that cannot be trained with, for a folder in which another
+    training runs, and for a loss that is no number.
     """
     trainer = Trainer(base, data, out, config or Config(), start=start, validation=validation)
-    with trainer.borrowed_base():
+    first = trainer.accelerator.is_main_process
+    with trainer.borrowed_base(), lock.alone(out) if first else nullcontext():
         return trainer.run(resume=resume, stop=stop)
 
 

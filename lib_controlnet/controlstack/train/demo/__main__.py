@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from controlstack.errors import ControlError
+from controlstack.train import lock
 from controlstack.train.demo import files, make
 
 
@@ -25,9 +27,13 @@ def main() -> int:
             sys.stdout.write(f"{path}\n")
         return 0
     torch.set_num_threads(asked.threads)
-    asked.work.mkdir(parents=True, exist_ok=True)
-    for name in asked.stages or list(make.STAGES):
-        make.STAGES[name](asked.work)
+    try:
+        with lock.alone(asked.work):
+            for name in asked.stages or list(make.STAGES):
+                make.STAGES[name](asked.work)
+    except ControlError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     return 0
 
 
