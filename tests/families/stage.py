@@ -13,6 +13,7 @@ import nets
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -37,7 +38,8 @@ TINY = {
     )
 }
 """The families' tiny nets: each module gives FAMILY, tensors(layout, seed) and, if units need more, UNIT and
-a PREPROCESSOR of its own."""
+a PREPROCESSOR of its own; LAYOUTS where there are fewer, and beside(layout), more files by their names."""
+KINDS = [(kind, layout) for kind, tiny in TINY.items() for layout in getattr(tiny, "LAYOUTS", LAYOUTS)]
 
 
 class Stage:
@@ -48,6 +50,8 @@ class Stage:
         self.unet = unet(layout)
         for seed in range(2):
             nets.save(folder / f"net{seed}.safetensors", self.tiny.tensors(layout, seed))
+        for name, tensors in getattr(self.tiny, "beside", lambda _: {})(layout).items():
+            nets.save(folder / name, tensors)
         self.catalog, self.models = Catalog([folder]), Loaded(3)
         self.calls = 0
 
@@ -63,7 +67,7 @@ class Stage:
             plans = [plan.resolve(i, parse(unit), job, self.catalog) for i, unit in enumerate(units)]
         session = Session(self.models, preprocess.Cache(), plans)
         session.prepare()
-        session.begin(SIZE, SIZE, unet_diffusers.LiveUNet(self.unet), hires=False)
+        session.begin(SIZE, SIZE, unet_diffusers.LiveUNet(self.unet, vae=vae()), hires=False)
         return session
 
     def output(self, *units: dict[str, Any], rows: Sequence[int] = (0, 1, 2, 3)) -> Tensor:
@@ -102,6 +106,15 @@ class Stage:
 @cache
 def unet(layout: str) -> Any:
     return nets.unet(nets.LAYOUTS[layout])
+
+
+@cache
+def vae() -> Any:
+    torch.manual_seed(0)
+    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8), down_block_types=down, up_block_types=up, norm_num_groups=4
+    ).eval()
 
 
 @cache

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stage import LAYOUTS, SIZE, TINY, Stage
+from stage import KINDS, SIZE, TINY, Stage
 
 from controlstack import family
 from controlstack.errors import ControlError
@@ -34,7 +34,7 @@ REFUSED = {"not_here"}
 FAMILIES = family.everything()
 
 
-@pytest.fixture(scope="module", params=[(kind, layout) for kind in TINY for layout in LAYOUTS], ids=" ".join)
+@pytest.fixture(scope="module", params=KINDS, ids=" ".join)
 def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     kind, layout = request.param
     return Stage(tmp_path_factory.mktemp("models"), layout, kind)

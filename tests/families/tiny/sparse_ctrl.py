@@ -1,4 +1,4 @@
-"""SparseCtrl models that read scribbles, for the tiny UNets, with a tensor of a motion module to leave out."""
+"""SparseCtrl models for scribbles, for the tiny UNets, with a tensor of a motion module to leave out."""
 
 from __future__ import annotations
 
