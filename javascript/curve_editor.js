@@ -4,7 +4,7 @@
 
     const WIDTH = 360; // of the drawing, in its own units
     const HEIGHT = 190;
-    const EDGE = { left: 30, right: 12, top: 10, bottom: 22 };
+    const EDGE = { left: 34, right: 12, top: 10, bottom: 22 };
     const INNER = { width: WIDTH - EDGE.left - EDGE.right, height: HEIGHT - EDGE.top - EDGE.bottom };
     const STEPS = 120; // straight pieces of the drawn line
     const FINE = { share: 0.01, factor: 0.05 };
@@ -237,7 +237,7 @@
             const [left, right, top, bottom] = [this.x(0), this.x(1), this.y(high), this.y(low)];
             const levels = [...new Set([low, 0, 1, high])].flatMap((factor) => [
                 grid(left, this.y(factor), right, this.y(factor)),
-                number(factor, { x: left - 6, y: this.y(factor) + 4, "text-anchor": "end" }),
+                number(factor, { x: left - 11, y: this.y(factor) + 4, "text-anchor": "end" }),
             ]);
             const moments = [0, 0.25, 0.5, 0.75, 1].flatMap((share) => [
                 grid(this.x(share), top, this.x(share), bottom),

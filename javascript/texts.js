@@ -8,7 +8,6 @@
     const ENGLISH = {
         units: "{n} units",
         oneUnit: "1 unit",
-        unit: "Unit {n}",
         copy: "Copy",
         copied: "Copied",
         cancel: "Cancel",
@@ -36,6 +35,7 @@
         poseRedo: "Redo (Ctrl+Y)",
         poseZoomIn: "Zoom in (+)",
         poseZoomOut: "Zoom out (−)",
+        poseFitShort: "Fit",
         poseFit: "Show everything (0)",
         poseImport: "Import JSON",
         poseExport: "Export JSON",
@@ -50,15 +50,18 @@
         poseHeight: "Height",
         posePicture: "Picture",
         poseHelp:
-            "Drag points. Shift moves the whole part, a limb moves the person. Delete or right click hides a point; " +
-            "arrow keys move it. Wheel zooms, drag the background to move.",
-        poseWrong: "This is no pose: {why}",
+            "Drag a point; with Shift its whole hand, face or body. Drag a limb to move the person. Right click or " +
+            "Delete hides a point, arrow keys move it. The wheel zooms, dragging the background moves the view.",
+        poseWrong: "This is no pose. {why}",
         poseNoJson: "It is not JSON.",
         poseNoPeople: "It has neither people nor animals.",
         poseNoCanvas: "canvas_width and canvas_height have to be whole numbers from 1 to {most}.",
         poseTooMany: "There are more than {most} figures.",
         poseNoPoints: "A part takes {count} points, each x, y and confidence as numbers.",
         poseEmpty: "Nobody is on the canvas. Add a person.",
+
+        mistake: "Unit {n}: {sentence}",
+        mistakeShow: "Open this unit",
 
         rowHelp: "Arrow keys go through the units, Alt with them moves this one, Enter opens it, Delete removes it",
     };

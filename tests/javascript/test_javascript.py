@@ -93,11 +93,7 @@ def test_eslint_finds_nothing():
     if npx is None:
         pytest.skip("there is no npx")
     packages = [argument for package in ESLINT for argument in ("--package", package)]
-    quick = {
-        "npm_config_fetch_retries": "0",
-        "npm_config_fetch_timeout": "20000",
-        "npm_config_prefer_offline": "true",
-    }
+    quick = {"fetch_retries": "0", "fetch_timeout": "20000", "prefer_offline": "true"}
     config = ["--config", str(HERE / "eslint.config.cjs")]
     done = subprocess.run(
         [npx, "--yes", *packages, "--", "eslint", *config, "javascript", "tests/javascript"],
@@ -106,7 +102,7 @@ def test_eslint_finds_nothing():
         encoding="utf-8",
         timeout=180,
         cwd=ROOT,
-        env={**os.environ, **quick},
+        env={**os.environ, **{f"npm_config_{name}": value for name, value in quick.items()}},
         check=False,
     )
     if "npm error" in done.stderr:

@@ -1,0 +1,48 @@
+/** Buttons that copy what will be sent. */
+(function (controlstack) {
+    "use strict";
+
+    const FIELDS = ["json", "curl", "python"].map((kind) => `[id$="_sent_${kind}"]`).join(", ");
+    const THANKS = 1500; // ms
+
+    async function copy(line, button) {
+        await put(line.value);
+        button.textContent = controlstack.texts.text("copied");
+        setTimeout(() => (button.textContent = controlstack.texts.text("copy")), THANKS);
+    }
+
+    /** Into the clipboard; pages that are neither https nor local, or may not, have only the old way. */
+    async function put(words) {
+        try {
+            await navigator.clipboard.writeText(words);
+        } catch {
+            putByHand(words);
+        }
+    }
+
+    function putByHand(words) {
+        const line = controlstack.dom.element("textarea", { class: "cnet-aside" });
+        line.value = words;
+        document.body.append(line);
+        line.select();
+        document.execCommand("copy");
+        line.remove();
+    }
+
+    function look() {
+        for (const place of controlstack.page.root().querySelectorAll(FIELDS)) {
+            const line = place.querySelector("textarea");
+            if (line && !place.querySelector(".cnet-copy")) {
+                const button = controlstack.dom.button(
+                    controlstack.texts.text("copy"),
+                    controlstack.texts.text("copy"),
+                    () => copy(place.querySelector("textarea"), button),
+                    { class: "cnet-button cnet-copy" },
+                );
+                place.append(button);
+            }
+        }
+    }
+
+    (controlstack.looks ??= []).push(look);
+})((globalThis.controlstack ??= {}));
