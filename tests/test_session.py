@@ -213,7 +213,7 @@ def test_families_that_read_embeddings_get_one_for_each_picture(
         looked.append(1)
         return {"mean": torch.tensor(float(image.mean()))}
 
-    look = Preprocessor("look", lambda image, ask: image, "look", embed=mean, companion="looking")
+    look = Preprocessor("look", lambda image, ask: image, "look", embed=mean, companions=("looking",))
     monkeypatch.setitem(preprocess._shelf, "look", look)
     monkeypatch.setitem(family._families, "looking", Looking())
     pictures = [picture(1), picture(2)]
@@ -250,7 +250,7 @@ class Inverted(Control):
 @pytest.fixture
 def inverting(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """A unit whose preprocessor brings that family beside a model."""
-    invert = Preprocessor("turn", lambda image, ask: image, "turn", companion="inverting")
+    invert = Preprocessor("turn", lambda image, ask: image, "turn", companions=("inverting",))
     monkeypatch.setitem(preprocess._shelf, "turn", invert)
     monkeypatch.setitem(family._families, "inverting", Inverting())
     return {"module": "turn"}

@@ -38,7 +38,7 @@ register(
         priority=100,
         resolution=None,
         a=GAMMA,
-        companion="recolour by lightness",
+        companions=("recolour by lightness",),
     )
 )
 register(
@@ -49,6 +49,6 @@ register(
         control_types=("Recolor",),
         resolution=None,
         a=GAMMA,
-        companion="recolour by intensity",
+        companions=("recolour by intensity",),
     )
 )

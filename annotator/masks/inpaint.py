@@ -33,7 +33,7 @@ register(
         resolution=None,
         accepts_mask=True,
         requires_mask=True,
-        companion="keep unmasked",
+        companions=("keep unmasked",),
     )
 )
 register(

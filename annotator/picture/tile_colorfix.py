@@ -27,7 +27,7 @@ register(
         control_types=("Tile",),
         resolution=None,
         a=VARIATION,
-        companion="colour fix",
+        companions=("colour fix",),
     )
 )
 register(
@@ -39,6 +39,6 @@ register(
         resolution=None,
         a=VARIATION,
         b=Slider("Sharpness", 0, 2, 0.01, 1),
-        companion="colour fix",
+        companions=("colour fix",),
     )
 )

@@ -150,7 +150,7 @@ class Evaluation:
         for one in self._acting:
             if (own := one.control.shadow(one.call)) is not None:
                 listeners.append((one.control, slice(len(rows), len(rows) + len(own))))
-                rows += one.strength.rows
+                rows += len(own) // len(one.strength.rows) * list(one.strength.rows)
                 latents.append(own)
         if latents and self.call.shadow is not None:
             self.call.shadow(torch.cat(latents), rows, _Listeners(listeners))

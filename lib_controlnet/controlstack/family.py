@@ -30,6 +30,8 @@ class Match:
     of_checkpoint: the network is made of the checkpoint's weights too, and only good for that checkpoint
     cond_only: acts on the rows of the positive prompt only, in every control mode
     embeddings: reads what `Preprocessor.embed` makes, not a map
+    own_weight: reads the unit's weight itself, as something else than a factor; for the schedule it is then 1
+        wherever it is not 0
     preprocessor: the one that the network was made with, by name, for a unit that leaves the choice to it
     detail: the family's own reading of the file
     """
@@ -41,6 +43,7 @@ class Match:
     of_checkpoint: bool = False
     cond_only: bool = False
     embeddings: bool = False
+    own_weight: bool = False
     preprocessor: str = ""
     detail: object = field(default=None, repr=False)
 
@@ -52,7 +55,8 @@ class Start:
     model: the file's network; for a family without a file an empty module
     hint: "1 3 H W" at the size of the pass, px, 0..1, or -1 where an inpaint hint is masked
     map: the same as the preprocessor made it, uint8 "H W 3", or "H W 4" with the mask behind the colours
-    unit: what the user asked for
+    unit: what the user asked for, in this pass
+    seed: of the job
     embeddings: one for each of the unit's pictures, for families that read them
     """
 
@@ -63,13 +67,14 @@ class Start:
     unit: ControlNetUnit
     services: Services
     hires: bool = False
+    seed: int = 0
     embeddings: tuple[Embedding, ...] = ()
 
 
 class Family(ABC):
     """A kind of control. One file in `families/` defines one and calls `register`.
 
-    Most kinds are told by their weights. One that has none is the `companion` of preprocessors, by name.
+    Most kinds are told by their weights. One that has none is a companion of preprocessors, by name.
     """
 
     name: ClassVar[str]
@@ -81,9 +86,9 @@ class Family(ABC):
         """
         return None
 
-    def beside(self, base: Base) -> Match:
-        """The match of a family that acts without a file, on a checkpoint. Raises ControlError if it cannot
-        act on such a one."""
+    def beside(self, base: Base) -> Match | None:
+        """The match of a family that acts without a file, on a checkpoint; None where it has nothing to do.
+        Raises ControlError if it cannot act on such a one."""
         return Match(self, None, base)
 
     def load(self, match: Match, services: Services) -> nn.Module:

@@ -295,7 +295,8 @@ class Control:
         """A decoded picture "3 H W", 0..1, in place of the batch's picture `index`."""
 
     def shadow(self, call: Call) -> Tensor | None:
-        """Latents "R 4 h w" to run through the UNet with controls off, before this evaluation."""
+        """Latents "R 4 h w" to run through the UNet with controls off, before this evaluation. There may be
+        several sets of R, one behind the other."""
 
     def overheard(self, site: Site, attention: Attention) -> None:
         """An attention layer of the shadow pass, with the rows of one's own latents."""

@@ -30,7 +30,8 @@ class Plan:
     unit: what the user asked for, with the names and numbers that are really used
     asks: what the preprocessor is asked for, one for each of the source's pictures
     given: embeddings that the unit brings itself
-    matches: what acts, the control model and the preprocessor's companion, whichever there are
+    matches: what acts, the control model and the preprocessor's companions, whichever there are
+    seed: of the job, for families that draw at random
     """
 
     index: int
@@ -41,6 +42,7 @@ class Plan:
     matches: Sequence[Match]
     schedule: Schedule
     given: Sequence[Embedding] = ()
+    seed: int = 0
 
     def maps(self, cache: preprocess.Cache) -> tuple[Array, ...]:
         """The detected maps, uint8 "h w 3|4", each at the preprocessor's own size; one control is made of
@@ -62,7 +64,8 @@ def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Pla
     """Raises ControlError, naming the unit, for anything that cannot work."""
     try:
         preprocessor = preprocess.find(unit.module)
-        match = None if unit.model == "None" else _match(unit.model, job.base, catalog)
+        alone = unit.model == "None" or not preprocessor.needs_model
+        match = None if alone else _match(unit.model, job.base, catalog)
         given = embeddings.read(unit.ipadapter_input or ())
         if given:
             unit, preprocessor = _without_picture(unit, match), preprocess.find("none")
@@ -70,7 +73,9 @@ def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Pla
             preprocessor = _delegate(preprocessor, match)
         matches = _matches(unit, preprocessor, match, job.base, embedded=bool(given))
         many = preprocessor.embed is not None or unit.input_mode is InputMode.MERGE
-        source = sources.choose(unit, job, wants_mask=preprocessor.accepts_mask, many=many)
+        source = sources.choose(
+            unit, job, wants_mask=preprocessor.accepts_mask, many=many, whole=preprocessor.whole
+        )
         share = 1.0 if preprocessor.embed is not None else 1 / len(source.pictures)
         schedule = _schedule(unit, preprocessor, matches[0], job, share)
         asks = [_ask(unit, preprocessor, picture, source.resize, job) for picture in source.pictures]
@@ -79,7 +84,7 @@ def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Pla
         raise error.in_unit(index) from error
     said = replace(unit, module=preprocessor.label, model=model, processor_res=asks[0].resolution)
     said = replace(said, threshold_a=asks[0].a, threshold_b=asks[0].b)
-    return Plan(index, said, preprocessor, source, asks, matches, schedule, given)
+    return Plan(index, said, preprocessor, source, asks, matches, schedule, given, job.seed)
 
 
 def _without_picture(unit: ControlNetUnit, match: Match | None) -> ControlNetUnit:
@@ -108,8 +113,8 @@ def _matches(
     unit: ControlNetUnit, preprocessor: Preprocessor, match: Match | None, base: Base, *, embedded: bool
 ) -> list[Match]:
     """embedded: the unit brings embeddings itself"""
-    companion = family.called(preprocessor.companion)
-    beside = [companion.beside(base)] if companion else []
+    companions = filter(None, map(family.called, preprocessor.companions))
+    beside = list(filter(None, (companion.beside(base) for companion in companions)))
     if match is not None:
         if match.embeddings != (embedded or preprocessor.embed is not None):
             reads, makes = ("embeddings", "a map") if match.embeddings else ("a map", "embeddings")

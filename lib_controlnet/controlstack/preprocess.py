@@ -114,7 +114,8 @@ class Preprocessor:
     needs_model: whether a control model goes with it
     soft_in_hires: its hard edges are weakened in the high-resolution pass
     seeded: draws at random, from the job's seed
-    companion: the family that has to act beside the model, by name
+    companions: the families that have to act beside the model, by name
+    whole: looked at as it is, also where the host paints only the masked region
     network: what looks at the picture, for the documentation
     files: the network's weights
     instead: weights taken in place of these where the user has put them
@@ -136,7 +137,8 @@ class Preprocessor:
     shows_control_mode: bool = True
     soft_in_hires: bool = False
     seeded: bool = False
-    companion: str = ""
+    companions: tuple[str, ...] = ()
+    whole: bool = False
     network: str = ""
     files: tuple[File, ...] = ()
     instead: tuple[File, ...] = ()

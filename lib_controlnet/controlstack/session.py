@@ -20,6 +20,7 @@ from controlstack.joints import Call, Control, Services, joints
 from controlstack.log import log
 from controlstack.plan import Plan
 from controlstack.preprocess import Embedding
+from controlstack.unit import in_hires
 from controlstack.weights import Loaded, stamp
 
 
@@ -68,10 +69,11 @@ class Session:
                 fitted = self._fit(plan, width, height, hires)
                 if not plan.schedule.acts_in(hires=hires):
                     continue
+                unit = in_hires(plan.unit) if hires and plan.unit.hires else plan.unit
                 for match, map_ in product(plan.matches, fitted):
                     start = Start(
-                        *(self._network(match, services), match, image.hint(map_), map_, plan.unit),
-                        *(services, hires, self._embedded[plan.index]),
+                        *(self._network(match, services), match, image.hint(map_), map_, unit),
+                        *(services, hires, plan.seed, self._embedded[plan.index]),
                     )
                     self._controls.append((plan, match, match.family.begin(start)))
                 self._expected.add(plan.index)
@@ -119,6 +121,8 @@ class Session:
             if strength is not None:
                 if match.layers is None:  # a companion: the weights of layers are the model's
                     strength = replace(strength, layers=None)
+                if match.own_weight:
+                    strength = replace(strength, weight=1.0)
                 acting.append(Acting(control, strength, call.take(strength.rows)))
                 self._acted.add(plan.index)
         return Evaluation(call, fused(acting), cast(Services, self._services)) if acting else None

@@ -44,10 +44,13 @@ class Source:
     resize: ResizeMode
 
 
-def choose(unit: ControlNetUnit, job: Job, *, wants_mask: bool, many: bool = False) -> Source:
+def choose(
+    unit: ControlNetUnit, job: Job, *, wants_mask: bool, many: bool = False, whole: bool = False
+) -> Source:
     """The unit's own picture, or else that of img2img, cropped with it when only the mask is painted.
 
     many: whether it may bring several
+    whole: whether it stays as it is even then
 
     Raises ControlError when there is none, or when it cannot be read.
     """
@@ -69,7 +72,7 @@ def choose(unit: ControlNetUnit, job: Job, *, wants_mask: bool, many: bool = Fal
             "Neither the unit nor the job brings one",
             "Give the unit an image, use img2img, or disable the unit",
         )
-    return _cropped(source, unit, job)
+    return source if whole else _cropped(source, unit, job)
 
 
 def _drawing(picture: Picture) -> Picture:

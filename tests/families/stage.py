@@ -13,7 +13,7 @@ import nets
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import DDIMScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -37,9 +37,19 @@ TINY = {
         for file in sorted((Path(__file__).parent / "tiny").glob("*.py"))
     )
 }
-"""The families' tiny nets: each module gives FAMILY, tensors(layout, seed) and, if units need more, UNIT and
-a PREPROCESSOR of its own; LAYOUTS where there are fewer, and beside(layout), more files by their names."""
+"""The families' tiny nets: each module gives FAMILY, tensors(layout, seed) if it has files and, if units need
+more, UNIT and a PREPROCESSOR of its own; LAYOUTS where there are fewer, and beside(layout), more files by
+their names."""
 KINDS = [(kind, layout) for kind, tiny in TINY.items() for layout in getattr(tiny, "LAYOUTS", LAYOUTS)]
+
+
+class Live(unet_diffusers.LiveUNet):
+    """A UNet that learned diffusers' usual noise, with a VAE that means over 8 x 8 px and makes much of what
+    differs a little."""
+
+    def encode(self, picture: Tensor) -> Tensor:
+        cells = nn.functional.avg_pool2d(picture, 8) * 200 - 100
+        return torch.cat([cells, cells[:, :1]], dim=1)
 
 
 class Stage:
@@ -48,26 +58,29 @@ class Stage:
     def __init__(self, folder: Path, layout: str, family: str) -> None:
         self.layout, self.tiny = layout, TINY[family]
         self.unet = unet(layout)
-        for seed in range(2):
+        self.files = hasattr(self.tiny, "tensors")
+        for seed in range(2 if self.files else 0):
             nets.save(folder / f"net{seed}.safetensors", self.tiny.tensors(layout, seed))
         for name, tensors in getattr(self.tiny, "beside", lambda _: {})(layout).items():
             nets.save(folder / name, tensors)
         self.catalog, self.models = Catalog([folder]), Loaded(3)
-        self.calls = 0
+        self.calls = self.seed = 0
 
     def unit(self, seed: int = 0, **fields: Any) -> dict[str, Any]:
         extra = getattr(self.tiny, "UNIT", {})
-        return {"model": "net0", "module": "none", "image": picture(seed), **extra, **fields}
+        unit = {"model": "net0", "module": "none", "image": picture(seed), **extra, **fields}
+        return unit if self.files else {**unit, "model": "None"}
 
-    def begin(self, *units: dict[str, Any]) -> Session:
-        job = Job(width=SIZE, height=SIZE, base=unet_diffusers.base_of(self.unet), hires=True)
+    def begin(self, *units: dict[str, Any], hires: bool = False) -> Session:
+        base = unet_diffusers.base_of(self.unet)
+        job = Job(width=SIZE, height=SIZE, base=base, hires=True, seed=self.seed)
         with pytest.MonkeyPatch.context() as shelf:
             if own := getattr(self.tiny, "PREPROCESSOR", None):
                 shelf.setitem(preprocess._shelf, own.name, own)
             plans = [plan.resolve(i, parse(unit), job, self.catalog) for i, unit in enumerate(units)]
         session = Session(self.models, preprocess.Cache(), plans)
         session.prepare()
-        session.begin(SIZE, SIZE, unet_diffusers.LiveUNet(self.unet, vae=vae()), hires=False)
+        session.begin(SIZE, SIZE, Live(self.unet, DDIMScheduler()), hires=hires)
         return session
 
     def output(self, *units: dict[str, Any], rows: Sequence[int] = (0, 1, 2, 3)) -> Tensor:
@@ -75,7 +88,9 @@ class Stage:
         session = self.begin(*units)
         return self.evaluate(session, rows)
 
-    def evaluate(self, session: Session, rows: Sequence[int] = (0, 1, 2, 3)) -> Tensor:
+    def evaluate(
+        self, session: Session, rows: Sequence[int] = (0, 1, 2, 3), *, hires: bool = False
+    ) -> Tensor:
         x, t, context, added = inputs(self.layout)
         at = list(rows)
         chosen = None if added is None else {name: value[at] for name, value in added.items()}
@@ -83,7 +98,8 @@ class Stage:
         def on_call(
             x: Tensor, t: Tensor, context: Tensor, y: Tensor | None, shadow: Shadow
         ) -> Evaluation | None:
-            return session.step(Call(x, t, context, y, tuple(ROWS[i] for i in at), shadow=shadow))
+            named = tuple(ROWS[i] for i in at)
+            return session.step(Call(x, t, context, y, named, hires=hires, shadow=shadow))
 
         with self._counting(), torch.no_grad(), unet_diffusers.attach(self.unet, on_call, session.joints):
             return self.unet(x[at], t[at], context[at], added_cond_kwargs=chosen, return_dict=False)[0]
@@ -106,15 +122,6 @@ class Stage:
 @cache
 def unet(layout: str) -> Any:
     return nets.unet(nets.LAYOUTS[layout])
-
-
-@cache
-def vae() -> Any:
-    torch.manual_seed(0)
-    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
-    return AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), down_block_types=down, up_block_types=up, norm_num_groups=4
-    ).eval()
 
 
 @cache

@@ -10,15 +10,17 @@ import zlib
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
+from typing import cast
 
 import nets
 import numpy as np
 import pytest
 import torch
-from controls import on_call
+from controls import Linear, on_call
 from torch import Tensor, nn
 
 from controlstack.errors import ControlError
+from controlstack.families import reference
 from controlstack.hosts import unet_diffusers, unet_ldm
 from controlstack.joints import (
     Attention,
@@ -30,10 +32,12 @@ from controlstack.joints import (
     Role,
     Row,
     RowKind,
+    Services,
     Site,
     joints,
     noise_levels,
 )
+from controlstack.layout import Base
 from controlstack.schedule import RegionMask, Schedule
 from controlstack.unit import ControlMode
 
@@ -146,7 +150,18 @@ class Referring(Control):
         return attention.over(k, v) - attention.out
 
 
-KINDS = (Projecting, Attending, Entering, Leaving, Telling, Dreaming, Painting, Adding, Referring)
+class Taking(reference.Pass):
+    """reference_adain+attn itself, with half the style fidelity."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(5)
+        latents = 2 * torch.randn(1, 4, SIZE, SIZE, generator=generator)
+        where = reference.thresholds(Base(32, 24, None, 12))
+        live = cast(Services, Linear())
+        super().__init__([reference.Seen(latents, live, 3, 1.0, 0.5, attends=True, thresholds=where)])
+
+
+KINDS = (Projecting, Attending, Entering, Leaving, Telling, Dreaming, Painting, Adding, Referring, Taking)
 
 
 @pytest.fixture(scope="module")
