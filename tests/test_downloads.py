@@ -66,11 +66,12 @@ def test_files_are_found_where_people_put_them(place: str, hub: Hub, tmp_path: P
 
 
 def test_the_folders_of_the_incumbent_and_of_forge(tmp_path: Path):
-    first, forge, own, incumbent = downloads.folders(tmp_path / "models", tmp_path / "chosen")
+    first, forge, own, incumbent, models = downloads.folders(tmp_path / "models", tmp_path / "chosen")
     assert first == tmp_path / "chosen"
     assert forge == tmp_path / "models" / "ControlNetPreprocessor"
     assert own.parts[-2:] == ("annotator", "downloads")
     assert incumbent.parts[-3:] == ("sd-webui-controlnet", "annotator", "downloads")
+    assert models == tmp_path / "models", "where Forge has insightface"
 
 
 def test_two_who_ask_at_once_get_one_download(hub: Hub, tmp_path: Path):

@@ -31,12 +31,12 @@ def test_what_is_written_is_read() -> None:
 def test_the_incumbents_answers_are_read() -> None:
     """peer, clipvision: a dict of CLIP's results with all layers in a list; of a face a tensor alone."""
     layers = [torch.randn(1, 9, 40) for _ in range(4)]
-    face = torch.tensor([[3.0, 4.0]])
+    faces = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
     clip = {"last_hidden_state": layers[-1], POOLED: torch.ones(1, 8), PATCHES: layers}
-    seen, found = embeddings.read([saved(clip), saved(face)])
+    seen, *found = embeddings.read([saved(clip), saved(faces)])
     assert torch.equal(seen[PATCHES], layers[-2])
-    assert torch.equal(found[RAW_FACE], face)
-    torch.testing.assert_close(found[FACE], torch.tensor([[0.6, 0.8]]))
+    assert torch.equal(torch.cat([one[RAW_FACE] for one in found]), faces)
+    torch.testing.assert_close(torch.cat([one[FACE] for one in found]), torch.tensor([[0.6, 0.8], [0, 1]]))
 
 
 class Harmful:

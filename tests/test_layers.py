@@ -18,7 +18,7 @@ LAYERS = [
     | {"weight_types"},
     {
         *("rooms", "preprocess", "family", "weights", "layout", "catalog", "control_types"),
-        *("packages", "downloads", "networks", "copied_encoder", "embeddings"),
+        *("packages", "downloads", "networks", "copied_encoder", "embeddings", "onnx", "face_analysis"),
     },
     {"families", "annotator"},
     {"sources", "plan", "evaluation", "session", "batches"},

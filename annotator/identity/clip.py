@@ -1,4 +1,5 @@
-"""What CLIP knows of a picture, for IP-Adapters, style adapters and Revision.
+"""What CLIP knows of a picture, for IP-Adapters, style adapters and Revision; and of a face alone, beside
+what a network for faces knows, for IP-Adapter FaceID-plus.
 
 The picture is squashed to the network's square without regard to its aspect, and what the unit's mask covers
 is blanked, both as in the incumbent. Source: Radford et al., arXiv 2103.00020; the larger networks are
@@ -14,8 +15,11 @@ import cv2
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import normalize
 
 from controlstack.downloads import File
+from controlstack.embeddings import FACE, RAW_FACE
+from controlstack.face_analysis import BUFFALO, known, largest, upright
 from controlstack.image import Array
 from controlstack.networks import State, filled
 from controlstack.packages import bring
@@ -25,6 +29,8 @@ MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2
 """Of the pictures that CLIP learned from."""
 HEADS = 16
 """In all three networks."""
+FACE_PLUS_SIDE = 224
+"""px of the upright face that FaceID-plus models were trained with."""
 
 H = File(
     "h94/IP-Adapter", "models/image_encoder/pytorch_model.bin", "clip_vision", "MIT", saved_as="clip_h.pth"
@@ -58,6 +64,14 @@ def embed(file: File, image: Array, ask: Ask) -> Embedding:
         "last_hidden_state": seen.last_hidden_state[:1],
         "uncond_hidden_states": seen.hidden_states[-2][1:],
     }
+
+
+def embed_face(image: Array, ask: Ask) -> Embedding:
+    """The same of the largest face, turned upright, as the models were trained, with `face_embeds` and
+    `raw_face_embeds`, both "1 512"."""
+    face = largest(image, BUFFALO, ask.networks)
+    found = known(image, face, BUFFALO, ask.networks)
+    return {**embed(H, upright(image, face, FACE_PLUS_SIDE), ask), FACE: normalize(found), RAW_FACE: found}
 
 
 def _network(state: State) -> nn.Module:
@@ -107,3 +121,18 @@ for name, label, file, control_type, priority in (
             packages=("transformers",),
         )
     )
+
+register(
+    Preprocessor(
+        name="ip-adapter_face_id_plus",
+        run=shown,
+        embed=embed_face,
+        label="ip-adapter_face_id_plus",
+        control_types=("IP-Adapter",),
+        resolution=None,
+        shows_control_mode=False,
+        network="InsightFace's buffalo_l and CLIP's vision transformer",
+        files=(*BUFFALO.files, H),
+        packages=("transformers",),
+    )
+)

@@ -63,7 +63,7 @@ class File:
 def folders(models: Path, chosen: Path | None = None) -> list[Path]:
     """Where weights of preprocessors lie; downloads go into the first.
 
-    models: the host's folder of models, in which Forge has ControlNetPreprocessor
+    models: the host's folder of models, in which Forge has ControlNetPreprocessor, and insightface
     chosen: what the user set (`control_net_modules_path`, `--controlnet-annotator-models-path`)
     """
     return [
@@ -71,6 +71,7 @@ def folders(models: Path, chosen: Path | None = None) -> list[Path]:
         models / "ControlNetPreprocessor",
         _EXTENSION / "annotator" / "downloads",
         _EXTENSION.parent / "sd-webui-controlnet" / "annotator" / "downloads",
+        models,
     ]
 
 

@@ -14,6 +14,7 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from controlstack.errors import ControlError
 from controlstack.preprocess import Embedding
@@ -45,20 +46,23 @@ def read(given: Sequence[object]) -> tuple[Embedding, ...]:
     """
     if len(given) > MAX_GIVEN:
         raise _wrong("", f"There are {len(given)}", f"Send at most {MAX_GIVEN}")
-    return tuple(_read(f"[{place}]", one) for place, one in enumerate(given))
+    return tuple(embedding for place, one in enumerate(given) for embedding in _read(f"[{place}]", one))
 
 
-def _read(place: str, given: object) -> Embedding:
+def _read(place: str, given: object) -> list[Embedding]:
     held = _loaded(place, given) if isinstance(given, str) else given
-    if isinstance(held, Tensor):
-        rows = held.detach().float().reshape(-1, held.shape[-1]) if held.ndim else held
-        held = {FACE: torch.nn.functional.normalize(rows, dim=-1), RAW_FACE: rows} if held.ndim else None
+    if isinstance(held, Tensor) and held.ndim:
+        faces = held.detach().float().reshape(-1, 1, held.shape[-1])
+        return [_checked(place, {FACE: normalize(face), RAW_FACE: face}) for face in faces]
     if not isinstance(held, Mapping):
         raise _wrong(place, "It holds no tensors", "Send what /controlnet/detect answers as tensor")
     layers = held.get(PATCHES)
     if isinstance(layers, (list, tuple)) and len(layers) > 1:
         held = {**held, PATCHES: layers[-2]}
-    embedding = {str(name): tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
+    return [_checked(place, {str(name): t for name, t in held.items() if isinstance(t, Tensor)})]
+
+
+def _checked(place: str, embedding: Embedding) -> Embedding:
     if not embedding or not all(t.is_floating_point() and t.isfinite().all() for t in embedding.values()):
         raise _wrong(place, "It holds no numbers that can be used", "Send what /controlnet/detect answers")
     return embedding

@@ -33,6 +33,7 @@ class Match:
     own_weight: reads the unit's weight itself, as something else than a factor; for the schedule it is then 1
         wherever it is not 0
     preprocessor: the one that the network was made with, by name, for a unit that leaves the choice to it
+    lora: the LoRA that the network was trained with, by its published name
     detail: the family's own reading of the file
     """
 
@@ -45,6 +46,7 @@ class Match:
     embeddings: bool = False
     own_weight: bool = False
     preprocessor: str = ""
+    lora: str = ""
     detail: object = field(default=None, repr=False)
 
 

@@ -25,7 +25,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from safetensors.torch import save_file
 
-from controlstack import pose, preprocess
+from controlstack import embeddings, pose, preprocess
 from controlstack.faces import api
 from controlstack.hosts.webui import WebUI
 
@@ -257,6 +257,26 @@ def test_detect_hands_out_the_poses_that_it_drew(client: TestClient, monkeypatch
     assert [_pixels(one).tolist() for one in rendered] == [_pixels(one).tolist() for one in answer["images"]]
     assert _pixels(rendered[0]).any()
     assert "poses" not in _detect(client, controlnet_module="canny", **fields)
+
+
+def test_detect_hands_out_what_a_unit_takes_as_ipadapter_input(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+):
+    """peer, web_api/ipadapter_clip_api: "tensor", one for each picture, and no images."""
+
+    def means(picture: Any, ask: preprocess.Ask) -> dict[str, torch.Tensor]:
+        return {embeddings.POOLED: torch.from_numpy(picture).float().mean((0, 1))[None]}
+
+    room = preprocess.Preprocessor("means", lambda picture, ask: picture, "means", embed=means)
+    monkeypatch.setitem(preprocess._shelf, "means", room)
+    photo = _photo()
+    sent = {"controlnet_module": "means", "controlnet_input_images": [_png(photo), _png(255 - photo)]}
+    answer = client.post("/controlnet/detect", json=sent).json()
+    assert answer.keys() == {"tensor", "info"}
+    read = embeddings.read(answer["tensor"])
+    assert [one[embeddings.POOLED].tolist() for one in read] == [
+        means(one, preprocess.Ask())[embeddings.POOLED].tolist() for one in (photo, 255 - photo)
+    ]
 
 
 WEBUIAPI = {  # mix1009/sdwebuiapi, controlnet_detect

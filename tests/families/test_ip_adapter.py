@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from controlstack import embeddings, family, plan, preprocess
 from controlstack.catalog import Catalog
-from controlstack.embeddings import PATCHES, POOLED
+from controlstack.embeddings import FACE, GREY_PATCHES, PATCHES, POOLED, RAW_FACE
 from controlstack.errors import ControlError
-from controlstack.family import Start
+from controlstack.families.ip_adapter import Reading
+from controlstack.family import Match, Start
 from controlstack.hosts import unet_diffusers
 from controlstack.joints import Control, Row, RowKind
 from controlstack.preprocess import Embedding
@@ -33,7 +34,7 @@ from controlstack.weights import Header, read_header
 
 WIDTH, TOKENS = 40, 4
 """Channels of what the tiny CLIP networks of these tests know, and tokens of a standard projector."""
-KINDS = ("standard", "plus", "full-face")
+FACES = ("face_id", "face_id_portrait", "face_id_plus", "face_id_plusv2")
 ROWS = (Row(0, RowKind.UNCOND), Row(0, RowKind.COND))
 
 
@@ -42,7 +43,8 @@ def noise(*shape: int, seed: int) -> Tensor:
 
 
 def projector(kind: str, context: int) -> dict[str, Tensor]:
-    """Tensors as tencent-ailab/IP-Adapter names them: ImageProjModel, Resampler, MLPProjModel."""
+    """Tensors as tencent-ailab/IP-Adapter names them: ImageProjModel, Resampler, MLPProjModel, and for faces
+    another MLPProjModel or ProjPlusModel."""
     if kind == "standard":
         shapes = {"proj.weight": (TOKENS * context, WIDTH), "proj.bias": (TOKENS * context,)}
         shapes |= {"norm.weight": (context,), "norm.bias": (context,)}
@@ -50,23 +52,30 @@ def projector(kind: str, context: int) -> dict[str, Tensor]:
         shapes = {"proj.0.weight": (WIDTH, WIDTH), "proj.0.bias": (WIDTH,)}
         shapes |= {"proj.2.weight": (context, WIDTH), "proj.2.bias": (context,)}
         shapes |= {"proj.3.weight": (context,), "proj.3.bias": (context,)}
+    elif kind in FACES:
+        tokens = 16 if kind == "face_id_portrait" else TOKENS
+        shapes = {"proj.0.weight": (2 * WIDTH, WIDTH), "proj.0.bias": (2 * WIDTH,)}
+        shapes |= {"proj.2.weight": (tokens * context, 2 * WIDTH), "proj.2.bias": (tokens * context,)}
+        shapes |= {"norm.weight": (context,), "norm.bias": (context,)}
+        if "plus" in kind:
+            shapes |= {f"perceiver_resampler.{n}": s for n, s in resampler(context, context).items()}
     else:
-        dim, inner = 128, 2 * 64
-        shapes = {"latents": (1, 16, dim), "proj_in.weight": (dim, WIDTH), "proj_in.bias": (dim,)}
-        shapes |= {"proj_out.weight": (context, dim), "proj_out.bias": (context,)}
-        shapes |= {"norm_out.weight": (context,), "norm_out.bias": (context,)}
-        for n in range(4):
-            attention = {"norm1": dim, "norm2": dim}
-            shapes |= {f"layers.{n}.0.{name}.weight": (size,) for name, size in attention.items()}
-            shapes |= {f"layers.{n}.0.{name}.bias": (size,) for name, size in attention.items()}
-            shapes |= {
-                f"layers.{n}.0.to_q.weight": (inner, dim),
-                f"layers.{n}.0.to_kv.weight": (2 * inner, dim),
-            }
-            shapes |= {f"layers.{n}.0.to_out.weight": (dim, inner)}
-            shapes |= {f"layers.{n}.1.0.weight": (dim,), f"layers.{n}.1.0.bias": (dim,)}
-            shapes |= {f"layers.{n}.1.1.weight": (4 * dim, dim), f"layers.{n}.1.3.weight": (dim, 4 * dim)}
+        shapes = {"latents": (1, 16, 128)} | resampler(128, context)
     return {name: 0.3 * noise(*shape, seed=n) for n, (name, shape) in enumerate(shapes.items())}
+
+
+def resampler(dim: int, context: int) -> dict[str, tuple[int, ...]]:
+    inner = 2 * 64
+    shapes: dict[str, tuple[int, ...]] = {"proj_in.weight": (dim, WIDTH), "proj_in.bias": (dim,)}
+    shapes |= {"proj_out.weight": (context, dim), "proj_out.bias": (context,)}
+    shapes |= {"norm_out.weight": (context,), "norm_out.bias": (context,)}
+    for n in range(4):
+        shapes |= {f"layers.{n}.0.norm{k}.{what}": (dim,) for k in (1, 2) for what in ("weight", "bias")}
+        shapes |= {f"layers.{n}.0.to_q.weight": (inner, dim), f"layers.{n}.0.to_kv.weight": (2 * inner, dim)}
+        shapes |= {f"layers.{n}.0.to_out.weight": (dim, inner)}
+        shapes |= {f"layers.{n}.1.0.weight": (dim,), f"layers.{n}.1.0.bias": (dim,)}
+        shapes |= {f"layers.{n}.1.1.weight": (4 * dim, dim), f"layers.{n}.1.3.weight": (dim, 4 * dim)}
+    return shapes
 
 
 def adapter(unet: nn.Module, kind: str) -> dict[str, dict[str, Tensor]]:
@@ -79,6 +88,9 @@ def adapter(unet: nn.Module, kind: str) -> dict[str, dict[str, Tensor]]:
             for n, role in enumerate(("to_k_ip", "to_v_ip")):
                 shape = layer.to_k.weight.shape  # type: ignore[union-attr]
                 parts[f"{number}.{role}.weight"] = 0.5 * noise(*shape, seed=2 * number + n)
+            if kind in FACES and "portrait" not in kind:
+                parts[f"{number}.to_q_lora.down.weight"] = noise(2, shape[0], seed=0)
+                parts[f"{number}.to_q_lora.up.weight"] = noise(shape[0], 2, seed=0)
     context: int = unet.config.cross_attention_dim  # type: ignore[assignment,union-attr]
     return {"image_proj": projector(kind, context), "ip_adapter": parts}
 
@@ -86,7 +98,10 @@ def adapter(unet: nn.Module, kind: str) -> dict[str, dict[str, Tensor]]:
 def embedding(kind: str, seed: int) -> Embedding:
     if kind == "standard":
         return {POOLED: noise(1, WIDTH, seed=seed)}
-    return {PATCHES: noise(1, 9, WIDTH, seed=seed), f"uncond_{PATCHES}": noise(1, 9, WIDTH, seed=99)}
+    face = {FACE: noise(1, WIDTH, seed=seed), RAW_FACE: 20 * noise(1, WIDTH, seed=seed)}
+    if kind in FACES and "plus" not in kind:
+        return face
+    return face | {PATCHES: noise(1, 9, WIDTH, seed=seed), GREY_PATCHES: noise(1, 9, WIDTH, seed=99)}
 
 
 def saved(path: Path, file: dict[str, dict[str, Tensor]]) -> Path:
@@ -138,11 +153,17 @@ def theirs(config: nets.Config, file: Any, embeddings: list[Embedding], kind: st
     unet._load_ip_adapter_weights([file], low_cpu_mem_usage=False)
     pipeline: Any = SimpleNamespace(unet=unet, unet_name="unet")
     IPAdapterMixin.set_ip_adapter_scale(pipeline, scale)
-    if kind == "standard":
-        seen = torch.stack([torch.zeros(len(embeddings), WIDTH), torch.cat([e[POOLED] for e in embeddings])])
-    else:
-        uncond = torch.cat([e[f"uncond_{PATCHES}"] for e in embeddings])
-        seen = torch.stack([uncond, torch.cat([e[PATCHES] for e in embeddings])])
+    whole = FACE if kind in FACES else POOLED
+    if kind == "standard" or kind in FACES:
+        seen = torch.stack([torch.zeros(len(embeddings), WIDTH), torch.cat([e[whole] for e in embeddings])])
+    if kind != "standard" and PATCHES in embeddings[0]:
+        uncond = torch.cat([e[GREY_PATCHES] for e in embeddings])
+        patches = torch.stack([uncond, torch.cat([e[PATCHES] for e in embeddings])])
+        if kind in FACES:
+            unet.encoder_hid_proj.image_projection_layers[0].clip_embeds = patches
+            unet.encoder_hid_proj.image_projection_layers[0].shortcut = kind.endswith("v2")
+        else:
+            seen = patches
     given = inputs(unet)
     given["added_cond_kwargs"] = given.get("added_cond_kwargs", {}) | {"image_embeds": [seen]}
     output = unet(**given)[0]
@@ -150,13 +171,19 @@ def theirs(config: nets.Config, file: Any, embeddings: list[Embedding], kind: st
     return output
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("layout", ["sd1", "sdxl"])
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    [
+        *((layout, kind) for layout in ("sd1", "sdxl") for kind in ("standard", "plus", "full-face")),
+        *(("narrow", kind) for kind in FACES),
+        *(("sdxl", kind) for kind in FACES if kind != "face_id_plus"),  # SDXL has v2 only
+    ],
+)
 def test_it_is_diffusers_ip_adapter(tmp_path: Path, layout: str, kind: str) -> None:
     config = nets.LAYOUTS[layout]
     unet = nets.unet(config)
     file = adapter(unet, kind)
-    path = saved(tmp_path / "a.safetensors", file)
+    path = saved(tmp_path / f"{kind}.safetensors", file)
     with torch.no_grad():
         plain = unet(**inputs(unet))[0]
     one = [embedding(kind, 7)]
@@ -236,9 +263,9 @@ def test_style_and_composition_are_instant_styles(
 def test_another_clip_network_is_refused_in_a_sentence(tmp_path: Path) -> None:
     unet = nets.unet(nets.SD1)
     path = saved(tmp_path / "a.safetensors", adapter(unet, "plus"))
-    with pytest.raises(ControlError, match="looks with another network"):
+    with pytest.raises(ControlError, match="is not what this IP-Adapter reads"):
         control(path, unet, {POOLED: noise(1, WIDTH, seed=0)})
-    with pytest.raises(ControlError, match="looks with another network"):
+    with pytest.raises(ControlError, match="is not what this IP-Adapter reads"):
         control(path, unet, {PATCHES: noise(1, 9, WIDTH + 1, seed=0)})
 
 
@@ -250,17 +277,63 @@ def test_a_damaged_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
         control(saved(tmp_path / "a.safetensors", file), unet, embedding("plus", 7))
 
 
-def test_published_files_ask_for_the_network_they_were_made_with() -> None:
-    """The incumbent's presets, by file name: bigG for ip-adapter_sdxl and ip-adapter_sd15_vit-G, else H."""
-    headers = Path(__file__).parent / "headers"
-    for file in headers.glob("ip_adapter-*.json.gz"):
-        shapes = json.loads(gzip.decompress(file.read_bytes()))["shapes"]
-        match = family.recognise(Header(file, {name: tuple(shape) for name, shape in shapes.items()}))
-        big = file.name in {"ip_adapter-sdxl.json.gz", "ip_adapter-sd15_vit-G.json.gz"}
-        assert preprocess.find(match.preprocessor).label == (
-            "ip-adapter_clip_g" if big else "ip-adapter_clip_h"
-        )
-        assert match.base.name == ("SDXL" if "sdxl" in file.name else "SD1.x")
+ASKED = {
+    "sdxl": "ip-adapter_clip_g",
+    "sd15_vit-G": "ip-adapter_clip_g",
+    "faceid_sd15": "ip-adapter_face_id",
+    "faceid-portrait_sd15": "ip-adapter_face_id",
+    "faceid_sdxl": "ip-adapter_face_id",
+    "faceid-portrait_sdxl": "ip-adapter_face_id",
+    "faceid-plus_sd15": "ip-adapter_face_id_plus",
+    "faceid-plusv2_sdxl": "ip-adapter_face_id_plus",
+}
+"""The incumbent's presets, by file name; clip_h for all others."""
+LORAS = {
+    "faceid_sd15": "ip-adapter-faceid_sd15_lora",
+    "faceid_sdxl": "ip-adapter-faceid_sdxl_lora",
+    "faceid-plus_sd15": "ip-adapter-faceid-plus_sd15_lora",
+    "faceid-plusv2_sdxl": "ip-adapter-faceid-plusv2_sdxl_lora",
+}
+"""The incumbent's presets: the companions of those that were trained with one, in h94/IP-Adapter-FaceID."""
+
+
+def published(name: str, saved_as: str = "") -> Match:
+    file = Path(__file__).parent / "headers" / f"ip_adapter-{name}.json.gz"
+    shapes = json.loads(gzip.decompress(file.read_bytes()))["shapes"]
+    held = {name: tuple(shape) for name, shape in shapes.items()}
+    return family.recognise(Header(Path(saved_as or f"ip-adapter-{name}.bin"), held))
+
+
+def test_published_files_ask_for_what_they_were_made_with() -> None:
+    files = (Path(__file__).parent / "headers").glob("ip_adapter-*.json.gz")
+    names = {file.name.removeprefix("ip_adapter-").removesuffix(".json.gz") for file in files}
+    assert names > ASKED.keys()
+    for name in names:
+        match = published(name)
+        assert preprocess.find(match.preprocessor).label == ASKED.get(name, "ip-adapter_clip_h")
+        assert match.base.name == ("SDXL" if "sdxl" in name else "SD1.x")
+        assert match.lora == LORAS.get(name, "")
+
+
+def test_what_no_tensor_tells_is_read_from_the_name() -> None:
+    """v2 of plus has the tensors of v1, and unnorm those of portrait; SDXL has no plus but v2."""
+
+    def reading(name: str, saved_as: str = "") -> Reading:
+        found = published(name, saved_as).detail
+        assert isinstance(found, Reading)
+        return found
+
+    assert not reading("faceid-plus_sd15").shortcut
+    assert reading("faceid-plus_sd15", "ip-adapter-faceid-plusv2_sd15.bin").shortcut
+    assert published("faceid-plus_sd15", "ip-adapter-faceid-plusv2_sd15.bin").lora.endswith(
+        "plusv2_sd15_lora"
+    )
+    assert reading("faceid-plusv2_sdxl", "renamed.bin").shortcut
+    assert not reading("faceid_sd15", "v2/ip-adapter-faceid_sd15.bin").shortcut
+    assert reading("faceid-portrait_sdxl").reads == {FACE: 512}
+    assert reading("faceid-portrait_sdxl", "ip-adapter-faceid-portrait_sdxl_unnorm.bin").reads == {
+        RAW_FACE: 512
+    }
 
 
 def test_auto_needs_a_model_that_asks(tmp_path: Path) -> None:

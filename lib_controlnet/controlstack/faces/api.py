@@ -19,7 +19,7 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import BaseModel, Field
 
 from controlstack import control_types as types
-from controlstack import image, pose, preprocess, sources
+from controlstack import embeddings, image, pose, preprocess, sources
 from controlstack.errors import ControlError
 from controlstack.hosts.webui import WebUI
 from controlstack.log import log
@@ -223,7 +223,8 @@ def detect(asked: DetectRequest, host: WebUI = _HOST) -> dict[str, Any]:
     A number that is -1 or out of its slider's range becomes the slider's default. In the map of an inpainting
     preprocessor alpha is 255 where the picture stays and 128 where it is repainted. Preprocessors that draw
     at random do so with seed 0. Those that find figures also send `poses`, which
-    /render_openpose_json draws.
+    /render_openpose_json draws. Those that draw nothing, such as CLIP's networks, send `tensor` instead of
+    `images`: for each picture what a unit takes as `ipadapter_input`.
     """
     preprocessor = _preprocessor(asked.controlnet_module or "none")
     images = asked.controlnet_input_images or asked.controlnet_images or []
@@ -233,9 +234,8 @@ def detect(asked: DetectRequest, host: WebUI = _HOST) -> dict[str, Any]:
         raise _too_many("pictures")
     pairs = zip_longest(images, _masks(asked, preprocessor, len(images)))
     with host.lock:
-        found = list(_maps(asked, preprocessor, host, pairs))
-    answer: dict[str, Any] = {"images": [map_ for map_, _ in found], "info": "Success"}
-    return answer | ({"poses": [figures for _, figures in found]} if preprocessor.pose else {})
+        found = list(_found(asked, preprocessor, host, pairs))
+    return {name: [one[name] for one in found] for name in found[0]} | {"info": "Success"}
 
 
 def _preprocessor(module: str) -> Preprocessor:
@@ -262,14 +262,14 @@ def _masks(asked: DetectRequest, preprocessor: Preprocessor, images: int) -> lis
     return masks
 
 
-def _maps(
+def _found(
     asked: DetectRequest,
     preprocessor: Preprocessor,
     host: WebUI,
     pairs: Iterable[tuple[str | None, str | None]],
-) -> Iterator[tuple[str, dict[str, object] | None]]:
-    """The map of each picture and mask, and the figures in it, one at a time: the pictures need not fit into
-    memory together.
+) -> Iterator[dict[str, object]]:
+    """What is answered for each picture and mask, one at a time: the pictures need not fit into memory
+    together.
     """
     numbers = (asked.controlnet_processor_res, asked.controlnet_threshold_a, asked.controlnet_threshold_b)
     resolution, a, b = (-1 if number is None else number for number in numbers)
@@ -285,11 +285,14 @@ def _maps(
                 raise ControlError("The pictures are too large together", fix="Send fewer at a time")
             own_mask = sources.empty_mask(picture) if picture.mask is None else picture.mask
             ask = preprocessor.ask(resolution, a, b, mask=own_mask)
+            if preprocessor.embed:
+                yield {"tensor": embeddings.write(host.cache.embed(preprocessor, picture.rgb, ask))}
+                continue
+            answer: dict[str, object] = {}
+            if preprocessor.pose:
+                answer["poses"] = pose.write(host.cache.pose(preprocessor, picture.rgb, ask))
             detected = host.cache.run(preprocessor, picture.rgb, ask)
-            figures = (
-                pose.write(host.cache.pose(preprocessor, picture.rgb, ask)) if preprocessor.pose else None
-            )
-        yield image.encode_png(image.shown(detected)), figures
+        yield {"images": image.encode_png(image.shown(detected)), **answer}
 
 
 def _too_many(what: str) -> ControlError:

@@ -1,11 +1,13 @@
 """IP-Adapter: prompt attention looks at the tokens of pictures too (Ye et al., arXiv 2308.06721).
 
-Standard (light, vit-G), plus (plus-face, composition) and full-face files, for SD1.x and SDXL. They read what
-a CLIP vision network knows of each picture.
+Standard (light, vit-G), plus (plus-face, composition) and full-face files, which read what a CLIP vision
+network knows of each picture; FaceID files, plus and portrait too, which read what a network for faces knows
+of the person; for SD1.x and SDXL.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from controlstack.embeddings import GREY_PATCHES, PATCHES, POOLED
+from controlstack.embeddings import FACE, GREY_PATCHES, PATCHES, POOLED, RAW_FACE
 from controlstack.errors import ControlError
 from controlstack.family import Family, Match, Start, register
 from controlstack.joints import Attention, Block, Call, Control, RowKind, Services, Site
@@ -26,6 +28,9 @@ from controlstack.weights import Header, read_tensors
 _PROJECTOR, _KEY = "image_proj.", re.compile(r"ip_adapter\.(\d+)\.to_k_ip\.weight")
 _FILED, _IN_TURN = ("input", "output", "middle"), ("input", "middle", "output")
 """How files count the parts of a UNet, and how they run and per-layer weights count them."""
+CLIP_H, CLIP_G = "ip-adapter_clip_sd15", "ip-adapter_clip_sdxl"
+FACE_ID, FACE_ID_PLUS = "ip-adapter_face_id", "ip-adapter_face_id_plus"
+"""Preprocessors that files ask for."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +38,21 @@ class Reading:
     """What a file says of itself.
 
     sites: the numbers that the file gives its attention layers: those of the encoder, the decoder, the middle
-    reads: `POOLED` or `PATCHES`, `width` channels of it
+    reads: which embeddings the projector takes, in this order, and how many channels of each
+    shortcut: FaceID-plus v2: what the resampler makes of the patches is added to the face's tokens
     """
 
     sites: tuple[int, ...]
-    reads: str
-    width: int
+    reads: Mapping[str, int]
+    shortcut: bool = False
 
 
 class IPAdapterFamily(Family):
-    """Files of two parts, `image_proj` and `ip_adapter`."""
+    """Files of two parts, `image_proj` and `ip_adapter`.
+
+    FaceID files have a LoRA for the UNet's attention in the second part, which is published as a file of its
+    own too. It is left to the host's LoRAs: what is in the file is not used.
+    """
 
     name = "IP-Adapter"
 
@@ -56,19 +66,34 @@ class IPAdapterFamily(Family):
         # SD1 attends once in each block and in all levels but the last, SDXL not in its first level.
         xl = len(sites) > 16
         base = Base(width // 2, context, ANY, blocks=9) if xl else Base(width, context, None, blocks=12)
-        # OpenCLIP's H makes 1024 channels of a picture and 1280 of a patch, its bigG 1280 of a picture.
-        clip = "ip-adapter_clip_sdxl" if reads == (POOLED, 1280) else "ip-adapter_clip_sd15"
         layers = 11 if xl else 16
-        reading = Reading(sites, *reads)
-        return Match(self, header, base, layers, embeddings=True, preprocessor=clip, detail=reading)
+        # Two things that no tensor tells: v2 adds its two ways (SDXL has no other), unnorm reads faces raw.
+        stem = header.path.stem.lower()
+        shortcut = len(reads) > 1 and (xl or "v2" in stem)
+        if FACE in reads and "unnorm" in stem:
+            reads = {RAW_FACE if name == FACE else name: size for name, size in reads.items()}
+        reading = Reading(sites, reads, shortcut)
+        made_with, lora = _preprocessor(reads), _lora(shapes, reading, "sdxl" if xl else "sd15")
+        return Match(
+            *(self, header, base, layers),
+            embeddings=True,
+            preprocessor=made_with,
+            lora=lora,
+            detail=reading,
+        )
 
     def load(self, match: Match, services: Services) -> nn.Module:
         header, reading = cast(Header, match.header), cast(Reading, match.detail)
-        tensors = read_tensors(header, header.shapes, dtype=services.dtype, device=services.device)
-        projector = _projector(header, tensors)
-        keys = [tensors[f"ip_adapter.{n}.to_k_ip.weight"] for n in reading.sites]
-        values = [tensors[f"ip_adapter.{n}.to_v_ip.weight"] for n in reading.sites]
-        return Network(projector, keys, values).requires_grad_(False).eval()
+        keys = [f"ip_adapter.{n}.to_k_ip.weight" for n in reading.sites]
+        values = [f"ip_adapter.{n}.to_v_ip.weight" for n in reading.sites]
+        of_projector = [name for name in header.shapes if name.startswith(_PROJECTOR)]
+        wanted = [*of_projector, *keys, *values]
+        if lacking := [name for name in wanted if name not in header.shapes]:
+            raise _unusable(header, f"it lacks {lacking[0]}")
+        tensors = read_tensors(header, wanted, dtype=services.dtype, device=services.device)
+        projector = _projector(header, {name: tensors[name] for name in of_projector})
+        made = Network(projector, [tensors[key] for key in keys], [tensors[value] for value in values])
+        return made.requires_grad_(False).eval()
 
     def begin(self, start: Start) -> Control:
         reading = cast(Reading, start.match.detail)
@@ -130,61 +155,102 @@ class Pass(Control):
 def _tokens(network: Network, start: Start, reading: Reading, asked: bool) -> Tensor:
     """The tokens "1 N D" of all pictures, or of none for the rows of the negative prompt."""
     weight = network.keys[0]
-    seen = [_seen(embedding, reading, asked).to(weight) for embedding in start.embeddings]
+    seen = [
+        [_seen(embedding, name, asked).to(weight) for name in reading.reads] for embedding in start.embeddings
+    ]
     if start.unit.combination is Combination.AVERAGE:
-        return cast(Tensor, network.projector(torch.stack(seen).mean(0)))
-    return torch.cat([network.projector(one) for one in seen], dim=1)
+        seen = [[torch.stack(alike).mean(0) for alike in zip(*seen, strict=True)]]
+    return torch.cat([_projected(network.projector, one, reading) for one in seen], dim=1)
 
 
-def _seen(embedding: Embedding, reading: Reading, asked: bool) -> Tensor:
-    """No picture is zeros to projectors of pooled embeddings, CLIP's view of a grey one to the others."""
-    if reading.reads == PATCHES:
+def _projected(projector: nn.Module, seen: Sequence[Tensor], reading: Reading) -> Tensor:
+    if len(seen) == 1:
+        return cast(Tensor, projector(seen[0]))
+    face, patches = seen
+    # diffusers hands it the patches as an attribute; the network itself is shared.
+    own = cast(Any, copy.copy(projector))
+    own.clip_embeds, own.shortcut = patches[:, None], reading.shortcut
+    return cast(Tensor, own(face))
+
+
+def _seen(embedding: Embedding, name: str, asked: bool) -> Tensor:
+    """No picture is CLIP's view of a grey one where patches are read, and zeros elsewhere."""
+    if name == PATCHES:
         return embedding[PATCHES if asked else GREY_PATCHES]
-    return embedding[POOLED] if asked else torch.zeros_like(embedding[POOLED])
+    return embedding[name] if asked else torch.zeros_like(embedding[name])
 
 
-def _reads(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int] | None:
+def _reads(shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, int] | None:
     """What the projector reads, and its channels; None for the projectors of other families."""
     if "image_proj.proj.weight" in shapes:
-        return POOLED, shapes["image_proj.proj.weight"][1]
+        return {POOLED: shapes["image_proj.proj.weight"][1]}
     if "image_proj.proj.3.weight" in shapes:
-        return PATCHES, shapes["image_proj.proj.0.weight"][1]
+        return {PATCHES: shapes["image_proj.proj.0.weight"][1]}
+    if {"image_proj.proj.2.weight", "image_proj.norm.weight"} <= shapes.keys():
+        face, patches = shapes["image_proj.proj.0.weight"][1], "image_proj.perceiver_resampler.proj_in.weight"
+        return {FACE: face} | ({PATCHES: shapes[patches][1]} if patches in shapes else {})
     if "image_proj.latents" in shapes and shapes["image_proj.latents"][1] == 16:
         width = shapes["image_proj.proj_in.weight"][1]
-        return (PATCHES, width) if width != FACE else None
+        return {PATCHES: width} if width != FACE_WIDTH else None
     return None
 
 
-FACE = 512
+FACE_WIDTH = 512
 """Channels of a face embedding, which InstantID's projector reads instead of CLIP's."""
+
+
+def _preprocessor(reads: Mapping[str, int]) -> str:
+    """What makes these embeddings."""
+    if len(reads) > 1:
+        return FACE_ID_PLUS
+    if reads.keys() & {FACE, RAW_FACE}:
+        return FACE_ID
+    # OpenCLIP's H makes 1024 channels of a picture and 1280 of a patch, its bigG 1280 of a picture.
+    return CLIP_G if reads == {POOLED: 1280} else CLIP_H
+
+
+def _lora(shapes: Mapping[str, tuple[int, ...]], reading: Reading, base: str) -> str:
+    """The published name of the LoRA that a file with its tensors was trained together with."""
+    if not any(".to_q_lora." in name for name in shapes):
+        return ""
+    plus = "" if len(reading.reads) == 1 else "-plusv2" if reading.shortcut else "-plus"
+    return f"ip-adapter-faceid{plus}_{base}_lora"
 
 
 def _projector(header: Header, tensors: Mapping[str, Tensor]) -> nn.Module:
     """diffusers' own reading of the published projectors."""
     from diffusers.loaders.unet import UNet2DConditionLoadersMixin
 
-    own = {name.removeprefix(_PROJECTOR): t for name, t in tensors.items() if name.startswith(_PROJECTOR)}
+    own = {name.removeprefix(_PROJECTOR): tensor for name, tensor in tensors.items()}
     convert: Any = UNet2DConditionLoadersMixin()._convert_ip_adapter_image_proj_to_diffusers
     try:
         projector: nn.Module = convert(own, low_cpu_mem_usage=False)
     except (KeyError, RuntimeError) as error:
-        raise ControlError(
-            f"The IP-Adapter {header.path.name} cannot be used",
-            f"It is damaged or a variant that this extension does not know: {str(error)[:200]}",
-            "Download it again, or choose another model",
-        ) from error
+        raise _unusable(header, str(error)[:200]) from error
     return projector.to(next(iter(own.values())))
 
 
+def _unusable(header: Header, fault: str) -> ControlError:
+    return ControlError(
+        f"The IP-Adapter {header.path.name} cannot be used",
+        f"It is damaged or a variant that this extension does not know: {fault}",
+        "Download it again, or choose another model",
+    )
+
+
 def _check(embedding: Embedding, reading: Reading, start: Start) -> None:
-    held = {name: tensor.shape[-1] for name, tensor in embedding.items()}
-    if held.get(reading.reads) != reading.width:
-        raise ControlError(
-            f"The preprocessor {start.unit.module!r} looks with another network than this IP-Adapter",
-            f"The model reads {reading.width} channels of {reading.reads}, and it makes "
-            + (", ".join(f"{n} of {name}" for name, n in held.items()) or "nothing"),
-            "Choose ip-adapter-auto, or the CLIP network that the model was made with",
-        )
+    needed = dict(reading.reads)
+    if PATCHES in needed:
+        needed[GREY_PATCHES] = needed[PATCHES]
+    for name, width in needed.items():
+        held = embedding.get(name)
+        if held is None or held.ndim not in (2, 3) or len(held) != 1 or held.shape[-1] != width:
+            made = (f"{tensor.shape[-1]} of {name}" for name, tensor in embedding.items() if tensor.ndim)
+            raise ControlError(
+                f"What was made of the picture ({start.unit.module}) is not what this IP-Adapter reads",
+                f"The model reads {width} channels of {name}; there are " + (", ".join(made) or "none"),
+                "Choose ip-adapter-auto, or the preprocessor that the model was made with",
+            )
 
 
 register(IPAdapterFamily())
