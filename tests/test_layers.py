@@ -15,7 +15,7 @@ PACKAGE = ROOT / "lib_controlnet" / "controlstack"
 
 LAYERS = [
     {"errors", "log", "unit", "image", "geometry", "joints", "curve", "schedule", "pose", "strokes"}
-    | {"weight_types"},
+    | {"weight_types", "palettes"},
     {
         *("rooms", "preprocess", "family", "weights", "layout", "catalog", "control_types"),
         *("packages", "downloads", "networks", "copied_encoder", "embeddings", "onnx", "face_analysis"),

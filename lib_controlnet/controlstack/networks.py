@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,10 +15,15 @@ from torch import Tensor, nn
 
 from controlstack.downloads import File, Store
 from controlstack.errors import ControlError
+from controlstack.packages import bring
 from controlstack.weights import Loaded, read_header, read_tensors, stamp
 
 State: TypeAlias = dict[str, Tensor]
 """Tensors by name, as they stand in a file; floating-point ones in float32."""
+
+
+_PARALLEL = re.compile(r"(?<![^.])module\.")
+"""What the data parallelism that a network was trained with adds to names, wherever it wrapped a part."""
 
 
 class Networks:
@@ -78,8 +84,7 @@ class Networks:
         path = self.store.get(file)
         header = read_header(path)
         tensors = read_tensors(header, header.shapes, dtype=torch.float32)
-        # "module." comes from the data parallelism that a network was trained with
-        state = {name.replace("module.", ""): tensor for name, tensor in tensors.items()}
+        state = {_PARALLEL.sub("", name): tensor for name, tensor in tensors.items()}
         try:
             network = build(state)
         except (RuntimeError, KeyError, IndexError) as error:  # names or shapes that do not fit
@@ -105,6 +110,33 @@ def filled(network: nn.Module, state: State) -> nn.Module:
     """The network with exactly these weights. Raises RuntimeError if names or shapes differ."""
     network.load_state_dict(state)
     return network
+
+
+def of_transformers(
+    model: type[nn.Module], config: object, state: State, unused: Sequence[str] = ()
+) -> nn.Module:
+    """A network of transformers with these weights, which may have the names of any of its versions.
+
+    unused: parts of the names of tensors that a newer version has, and computes nothing with
+    Raises RuntimeError if one of the others is absent or of another shape.
+    """
+    say = bring("transformers.utils.logging")
+    verbosity, bars = say.get_verbosity(), say.is_progress_bar_enabled()
+    say.set_verbosity(say.CRITICAL)  # it would report what is said better here
+    say.disable_progress_bar()
+    try:
+        network, loading = model.from_pretrained(  # type: ignore[attr-defined]
+            None, config=config, state_dict=state, output_loading_info=True
+        )
+    finally:
+        say.set_verbosity(verbosity)
+        if bars:
+            say.enable_progress_bar()
+    missing = [name for name in loading["missing_keys"] if not any(part in name for part in unused)]
+    if missing:
+        raise RuntimeError(f"{len(missing)} tensors are absent, among them {min(missing)}")
+    made: nn.Module = network
+    return made
 
 
 def pixels(picture: NDArray[np.generic], network: nn.Module) -> Tensor:

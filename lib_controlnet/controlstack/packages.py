@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 from controlstack.errors import ControlError
 from controlstack.log import log
@@ -39,6 +40,20 @@ def fault(package: str) -> ControlError | None:
 def bring(module: str) -> ModuleType:
     """Import a module. Raises ControlError, which names the package that is absent or broken."""
     return _imported(module, module.partition(".")[0])
+
+
+def take(module: str, name: str) -> Any:
+    """A class or function of a module. Raises as `bring`, also where the version that is there lacks it."""
+    package = bring(module)
+    try:
+        return getattr(package, name)
+    except (AttributeError, ImportError, RuntimeError) as error:
+        version = getattr(package, "__version__", "that is installed")
+        raise ControlError(
+            f"The package {module} {version} has no {name}",
+            "A later version has it",
+            f"Update it in the WebUI's Python (pip install --upgrade {module}), if the WebUI works with that",
+        ) from error
 
 
 def check(names: Iterable[str]) -> None:

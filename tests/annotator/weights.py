@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import ceil, log2
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from controlstack.downloads import File, Store
@@ -55,7 +57,7 @@ def _values(name: str, tensor: Tensor, noise: Tensor, by_scale: dict[int, Tensor
 
 
 def placed(
-    folder: Path, file: File, state: Mapping[str, object], wrap: Callable[[object], object] = dict
+    folder: Path, file: File, state: Mapping[str, Any], wrap: Callable[[object], object] = dict
 ) -> Networks:
     """Networks that find these weights in the incumbent's subfolder, and can download nothing.
 
@@ -63,5 +65,11 @@ def placed(
     """
     path = folder / file.folder / file.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(wrap(state), path)
+    if path.suffix == ".safetensors":
+        save_file(
+            {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()},
+            path,
+        )
+    else:
+        torch.save(wrap(state), path)
     return Networks(Store([folder], offline=True), "cpu")
