@@ -34,9 +34,7 @@ class Script(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        if HOST.beside_builtin:
-            ui.takeover()
-        return ui.slots()
+        return ui.panel(self, HOST, is_img2img=is_img2img)
 
     def before_process(self, p, *units):
         HOST.before_process(p, remote.heard(p, units, HOST))

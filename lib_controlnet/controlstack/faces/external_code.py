@@ -10,6 +10,7 @@ from typing import Any
 
 from controlstack import geometry, hosts, image, preprocess
 from controlstack.faces import api
+from controlstack.faces.ui import values
 from controlstack.image import Array
 from controlstack.log import log
 from controlstack.unit import (
@@ -144,23 +145,18 @@ def get_all_units_in_processing(p: Any) -> list[ControlNetUnit]:
 def get_all_units(script_runner: Any, script_args: Sequence[Any]) -> list[ControlNetUnit]:
     """The units among a job's script arguments; none where the runner has no ControlNet."""
     script = find_cn_script(script_runner)
-    return get_all_units_from(script_args[script.args_from : script.args_to]) if script else []
+    return get_all_units_from(values.units(script_args[script.args_from : script.args_to])) if script else []
 
 
 def get_all_units_from(script_args: Sequence[Any]) -> list[ControlNetUnit]:
     """The units among arguments of any kind. Raises ControlError for a dict that is none."""
-    return [to_processing_unit(arg) for arg in script_args if _looks_like_a_unit(arg)]
+    return [to_processing_unit(arg) for arg in script_args if values.looks_like_a_unit(arg)]
 
 
 def get_single_unit_from(script_args: Sequence[Any], index: int = 0) -> ControlNetUnit | None:
     """The unit at that place among the units in arguments of any kind."""
-    found = [arg for arg in script_args if _looks_like_a_unit(arg)]
+    found = [arg for arg in script_args if values.looks_like_a_unit(arg)]
     return to_processing_unit(found[index]) if -len(found) <= index < len(found) else None
-
-
-def _looks_like_a_unit(arg: object) -> bool:
-    """Also one of another class, from before the page was reloaded."""
-    return isinstance(arg, Mapping) or (hasattr(arg, "module") and hasattr(arg, "model"))
 
 
 def update_cn_script_in_processing(p: Any, cn_units: Sequence[Any], **_kwargs: Any) -> None:
@@ -178,12 +174,12 @@ def update_cn_script(script_runner: Any, script_args: Any, cn_units: Sequence[An
     if script is None or len(script_args) < script.args_from:
         log.warning("These %d units have no effect: the job has no place for ControlNet", len(cn_units))
         return script_args
-    units, slots = list(cn_units), script.args_to - script.args_from
+    units, slots = list(cn_units), min(script.args_to - script.args_from, values.SLOTS)
     if len(units) > slots:
         units = [unit for unit in units if _asks_for_something(unit)][:slots]
     units += [ControlNetUnit(enabled=False) for _ in range(slots - len(units))]
     kind = type(script_args)
-    return script_args[: script.args_from] + kind(units) + script_args[script.args_to :]
+    return script_args[: script.args_from] + kind(units) + script_args[script.args_from + slots :]
 
 
 def _asks_for_something(unit: object) -> bool:

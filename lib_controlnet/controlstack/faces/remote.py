@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from controlstack.faces.ui import values
 from controlstack.hosts.webui import WebUI
 from controlstack.unit import ControlNetUnit
 
@@ -39,12 +40,17 @@ def set_by_axis(p: Any, attribute: str, value: object) -> None:
     setattr(p, _BY_AXIS, getattr(p, _BY_AXIS, frozenset()) | {attribute})
 
 
-def heard(p: Any, values: Sequence[Any], host: WebUI) -> Sequence[Any]:
-    """`overlay`, as the setting says."""
-    return overlay(p, values, allowed=host.option("control_net_allow_script_control", default=False))
+def heard(p: Any, arguments: Sequence[Any], host: WebUI) -> Sequence[Any]:
+    """The job's units from the script's arguments, with what `p` says in their place, as the setting allows.
+
+    The page's units are put back among the job's arguments, where other scripts and nested jobs find them.
+    """
+    units = values.units(arguments)
+    values.write_back(p, host.name, units)
+    return overlay(p, units, allowed=host.option("control_net_allow_script_control", default=False))
 
 
-def overlay(p: Any, values: Sequence[Any], *, allowed: bool) -> Sequence[Any]:
+def overlay(p: Any, units: Sequence[Any], *, allowed: bool) -> Sequence[Any]:
     """The job's units, in any form, with what `p` says in their place; the given ones are not changed.
 
     An attribute holds one value, or a list with one per unit, None for "as it is". One value counts for every
@@ -54,7 +60,7 @@ def overlay(p: Any, values: Sequence[Any], *, allowed: bool) -> Sequence[Any]:
     names = (*FIELDS, _OLD_IMAGE)
     heard = names if allowed else tuple(name for name in names if name in getattr(p, _BY_AXIS, ()))
     said = {name: value for name in heard if (value := getattr(p, name, None)) is not None}
-    return [_overlaid(value, said, index) for index, value in enumerate(values)] if said else values
+    return [_overlaid(value, said, index) for index, value in enumerate(units)] if said else units
 
 
 def _overlaid(value: Any, said: Mapping[str, object], index: int) -> Any:

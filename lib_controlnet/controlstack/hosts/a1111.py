@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-from modules import call_queue, devices, paths, script_callbacks, sd_unet, shared
+from modules import call_queue, devices, paths, script_callbacks, sd_models, sd_unet, shared
 from torch import Tensor
 
 from controlstack.errors import ControlError
@@ -43,6 +43,12 @@ class A1111(WebUI):
 
     def models_path(self) -> Path:
         return Path(paths.models_path)
+
+    def data_path(self) -> Path:
+        return Path(paths.data_path)
+
+    def checkpoint(self) -> Any:
+        return sd_models.model_data.sd_model
 
     @property
     def lock(self) -> AbstractContextManager[Any]:

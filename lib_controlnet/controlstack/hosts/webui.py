@@ -67,6 +67,14 @@ class WebUI(ABC):
         """The host's folder of models, None where it has none."""
         return None
 
+    def data_path(self) -> Path | None:
+        """Where the host keeps its user's settings, None where it keeps none."""
+        return None
+
+    def checkpoint(self) -> Any:
+        """The checkpoint that is loaded now, None for none. Asking loads nothing."""
+        return None
+
     @property
     @abstractmethod
     def lock(self) -> AbstractContextManager[Any]:

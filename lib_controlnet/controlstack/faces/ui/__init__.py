@@ -1,24 +1,50 @@
-"""The panel in the WebUI's tab."""
+"""The panel in the WebUI's tab. Nothing here needs gradio until a page is built."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from controlstack.faces.ui import pasting, values
 from controlstack.hosts import builtin
-from controlstack.hosts.webui import MAX_UNITS
-from controlstack.unit import ControlNetUnit
+from controlstack.hosts.webui import MAX_UNITS, WebUI
+from controlstack.log import log
+
+if TYPE_CHECKING:
+    from controlstack.faces.ui.layout import PanelView
 
 
-def slots() -> list[Any]:
-    """One state per unit, the script's only arguments.
+def panel(script: Any, host: WebUI, *, is_img2img: bool) -> list[Any]:
+    """The panel of a tab, and the script's arguments: see `values`.
 
-    There is one more than may be enabled, so that a caller who stacks too many units is told: hosts drop
-    what has no slot without a word.
+    script: gets `infotext_fields`, what pasting parameters sets
+
+    A failure while building leaves a sentence in the panel's place, and the slots: the API works on.
     """
     import gradio as gr
 
-    gr.Markdown("Units come over the [HTTP API](/docs) so far; there is nothing to set on this page yet.")
-    return [gr.State(ControlNetUnit()) for _ in range(MAX_UNITS + 1)]
+    slots = [gr.State(values.marker()) for _ in range(values.SLOTS)]
+    if host.beside_builtin:
+        takeover()
+    try:
+        view = _build("img2img" if is_img2img else "txt2img", host)
+    except Exception as error:  # noqa: BLE001  the host would leave the whole script out
+        log.exception("The panel could not be built")
+        notice(f"{host.name}'s panel could not be built: {error}. The log says more; the HTTP API works.")
+        return slots
+    script.infotext_fields = pasting.fields(view, host.name)
+    script.paste_field_names = []
+    return [*slots, *(component for unit in view.units for component in unit.values())]
+
+
+def _build(tab: str, host: WebUI) -> PanelView:
+    from controlstack.faces.ui import layout, wiring
+    from controlstack.faces.ui.stock import Stock
+
+    stock = Stock(host)
+    count = min(max(int(host.option("control_net_unit_count", 3)), 1), MAX_UNITS)
+    view = layout.panel(tab, host.name, count, MAX_UNITS, stock)
+    wiring.wire(view, stock)
+    return view
 
 
 def takeover() -> None:

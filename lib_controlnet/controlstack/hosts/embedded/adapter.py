@@ -43,6 +43,12 @@ class Embedded(WebUI):
     def models_path(self) -> Path:
         return Path(paths.models_path)
 
+    def data_path(self) -> Path:
+        return Path(paths.data_path)
+
+    def checkpoint(self) -> Any:
+        return shared.sd_model
+
     @property
     def lock(self) -> AbstractContextManager[Any]:
         return call_queue.queue_lock

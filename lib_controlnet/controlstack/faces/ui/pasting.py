@@ -1,0 +1,64 @@
+"""What pasting a picture's parameters sets on the panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from controlstack.errors import ControlError
+from controlstack.faces.ui import values
+from controlstack.faces.ui.fields import PICTURES
+from controlstack.unit import INFOTEXT, parse
+
+if TYPE_CHECKING:
+    from controlstack.faces.ui.layout import PanelView
+
+_KEPT = {
+    *("control_type", "independent", "allow_preview", "preview_as_input", "region_on", "input_mode"),
+    *("batch_dir", "batch_mask_dir", "output_dir", "loopback", "low_vram"),
+}
+"""What parameters do not tell."""
+Paste = Callable[[Mapping[str, Any]], Any]
+
+
+def fields(view: PanelView, name: str) -> list[tuple[Any, Paste]]:
+    """For the host's paste: each component with what it gets from the parameters, None for nothing.
+
+    `infotext.paste` has put "ControlNet 0 weight" and its like among the parameters before. Where they tell
+    of any unit, those that they do not tell of are switched off, else the picture would not come back.
+    """
+    return [
+        (component, _paste(f"{name} {unit.place}", name, field))
+        for unit in view.units
+        for field, component in unit.fields.items()
+        if field in _TOLD
+    ]
+
+
+_TOLD = frozenset(values.of(parse({}))) - _KEPT - PICTURES
+
+
+def _paste(unit: str, name: str, field: str) -> Paste:
+    def paste(params: Mapping[str, Any]) -> Any:
+        if f"{unit} enabled" not in params:
+            told = any(key.startswith(f"{name} ") and key.endswith(" enabled") for key in params)
+            return update(value=False) if told and field == "enabled" else None
+        return update(value=pasted(unit, params)[field])
+
+    return paste
+
+
+def pasted(unit: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The page's values for one of the parameters' units, "ControlNet 0"; those at rest if unreadable."""
+    told = {field: params.get(f"{unit} {field}") for field in ("enabled", *INFOTEXT)}
+    try:
+        return values.of(parse(told))
+    except ControlError:  # told in the log where the parameters were read
+        return values.of(parse({}))
+
+
+def update(*, value: Any) -> Any:
+    """gradio's, when a page is there."""
+    from controlstack.faces.ui import compat
+
+    return compat.update({"value": value})

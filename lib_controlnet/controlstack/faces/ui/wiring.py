@@ -1,0 +1,71 @@
+"""What the panel does: its components' events, answered by the functions of `events`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from controlstack.faces.ui import compat, events
+from controlstack.faces.ui.events import Changes, Reaction
+from controlstack.faces.ui.fields import FIELDS, PLAIN
+from controlstack.faces.ui.layout import PanelView, UnitView
+from controlstack.faces.ui.stock import Stock
+from controlstack.log import log
+from controlstack.unit import InputMode
+
+DEFAULTS = {field.name: field.default for field in FIELDS}
+
+
+def wire(view: PanelView, stock: Stock) -> None:
+    """Connect everything on a panel."""
+    for unit in view.units:
+        _wire_unit(unit, stock)
+
+
+def _wire_unit(view: UnitView, stock: Stock) -> None:
+    for reaction in events.REACTIONS:
+        for listener in compat.listeners(view.fields[reaction.field], reaction.on):
+            _react(listener, view, stock, reaction)
+    refresh = Reaction("model", "click", events.refreshed, ("module", "model"))
+    _react(view.parts["_controlnet_refresh_models"].click, view, stock, refresh)
+    for mode, opened in view.sources.items():
+        chosen = Reaction(
+            "input_mode", "select", events.source(InputMode(mode)), ("input_mode",), check=False
+        )
+        _react(opened.select, view, stock, chosen)
+    put_in = Reaction("enabled", "upload", events.uploaded, ("enabled",), check=False)
+    for name in ("picture", "gallery", "batch_files"):
+        for listener in compat.listeners(view.fields[name], "upload"):
+            _react(listener, view, stock, put_in)
+
+
+def _react(listener: Any, view: UnitView, stock: Stock, reaction: Reaction) -> None:
+    """Answer an event with what an event function says, and with the unit's mistakes."""
+    outputs = [view.fields[name] for name in reaction.outputs]
+    if reaction.check:
+        outputs.append(view.parts["_mistake"])
+
+    def answer(*given: Any) -> Any:
+        values = DEFAULTS | dict(zip(PLAIN, given, strict=True))
+        changes, said = answered(values, stock, reaction, view.place)
+        updates = [compat.update(changes.get(name, {})) for name in reaction.outputs]
+        return _single([*updates, events.as_html(said)] if reaction.check else updates)
+
+    compat.on(listener, answer, [view.fields[name] for name in PLAIN], outputs)
+
+
+def answered(values: Mapping[str, Any], stock: Stock, reaction: Reaction, place: int) -> tuple[Changes, str]:
+    """What an event changes, and the unit's mistake after it. A failure of ours is said there, too: the panel
+    goes on."""
+    try:
+        changes = reaction.event(values, stock) if reaction.event else {}
+        after = events.applied(values, changes)
+        return changes, events.mistake(after, stock, place) if reaction.check else ""
+    except Exception as error:  # noqa: BLE001  one event must not take the page along
+        log.exception("The panel could not answer a change of %s", reaction.field)
+        return {}, f"The panel could not answer: {error}. The log says more."
+
+
+def _single(updates: Sequence[Any]) -> Any:
+    """gradio wants one answer bare."""
+    return updates[0] if len(updates) == 1 else list(updates)
