@@ -3,7 +3,7 @@
 The arguments are one slot for each unit that can be stacked, and one more, followed by the values of all
 components on the page, unit by unit in the order of `fields`. A slot that holds the page's own marker is
 filled from the components; what anybody else put into a slot is taken as it is. The host sends all of them
-with the request that says Generate, so nothing on the page can be stale. See docs/adr/0013.
+with the request that says Generate, so nothing on the page can be stale. See docs/adr/0016.
 """
 
 from __future__ import annotations
