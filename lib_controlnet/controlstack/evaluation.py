@@ -70,6 +70,15 @@ class Evaluation:
                 scaled = one.strength.apply(part)
                 self.residuals = scaled if self.residuals is None else self.residuals + scaled
 
+    def timestep(self, embedding: Tensor) -> Tensor | None:
+        """What is added to the embedding "R E" of the timestep."""
+        total: Tensor | None = None
+        for one in self._acting:
+            own = embedding[row_index(one.strength.rows)]
+            if (change := one.control.timestep(own, one.call)) is not None:
+                total = _plus(total, one.strength.change(change, one.strength.factor(lambda: 0)))
+        return total
+
     def context(self) -> tuple[Tensor, Tensor | None]:
         """The prompt tokens "R L D" and SDXL's vector "R A", with what controls append and add."""
         tokens, vector = self.call.context, self.call.y

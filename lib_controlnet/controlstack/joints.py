@@ -276,6 +276,9 @@ class Control:
     def leaving(self, block: Block, h: Tensor, call: Call) -> Tensor | None:
         """A change of what a block puts out, "R C h w"."""
 
+    def timestep(self, embedding: Tensor, call: Call) -> Tensor | None:
+        """A change of the embedding "R E" of the timestep, before SDXL's vector is added."""
+
     def tokens(self, call: Call) -> Tensor | None:
         """Prompt tokens "R n D" to append."""
 

@@ -23,7 +23,6 @@ SAID = {
     "hunyuan_dit": "a ControlNet for Hunyuan-DiT",
     "sana": "a ControlNet for Sana",
     "cosmos": "a ControlNet for Cosmos",
-    "xs": "a ControlNet-XS",
     "style_adapter": "a T2I style adapter",
 }
 
@@ -43,6 +42,8 @@ def test_a_file_is_refused_by_what_it_is(fixture: str) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
+        # ldm/modules/diffusionmodules/twoStreamControl.py of vislearn/ControlNet-XS
+        ("control_model.enc_zero_convs_in.0.0.weight", "a ControlNet-XS under its authors' names"),
         # docs/train_lllite_README.md of kohya-ss/sd-scripts
         ("lllite_dit_blocks_0_self_attn_q_proj.down.weight", "a ControlNet-LLLite for Anima"),
     ],

@@ -113,6 +113,11 @@ class Telling(Control):
         return 3 * noise(call.context[:, :4], "tokens")
 
 
+class Timing(Control):
+    def timestep(self, embedding: Tensor, call: Call) -> Tensor | None:
+        return noise(embedding, "time")
+
+
 class Dreaming(Control):
     def denoised(self, x0: Tensor, call: Call) -> Tensor | None:
         return noise(x0, "x0")
@@ -161,7 +166,19 @@ class Taking(reference.Pass):
         super().__init__([reference.Seen(latents, live, 3, 1.0, 0.5, attends=True, thresholds=where)])
 
 
-KINDS = (Projecting, Attending, Entering, Leaving, Telling, Dreaming, Painting, Adding, Referring, Taking)
+KINDS = (
+    Projecting,
+    Attending,
+    Entering,
+    Leaving,
+    Telling,
+    Timing,
+    Dreaming,
+    Painting,
+    Adding,
+    Referring,
+    Taking,
+)
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ OTHER_MODELS = (
     Kind("a ControlNet-LLLite for Anima", (r"lllite_dit_",)),
 )
 LATER = (
-    Kind("a ControlNet-XS", (r"control_to_base_for_conv_in\.",)),
+    Kind("a ControlNet-XS under its authors' names", (r"(control_model\.)?enc_zero_convs_in\.",)),
     Kind("a T2I style adapter", (r"style_embedding$", r"ln_post\.")),
 )
 

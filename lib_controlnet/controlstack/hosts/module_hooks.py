@@ -45,6 +45,11 @@ class Hooks:
         """Whether any control of the pass acts at one of these joints."""
         return not set(joints).isdisjoint(self.used)
 
+    def timestep(self, layer: nn.Module) -> None:
+        """Serve the module that embeds the timestep."""
+        if self.uses("timestep"):
+            self.keep(layer.register_forward_hook(self._timestep))
+
     def attention(self, site: Site, layer: Any) -> None:
         """Serve an attention layer with `heads` heads and the modules `to_q`, `to_k`, `to_v` and `to_out`,
         which every implementation of attention calls, whichever way it computes between them."""
@@ -72,6 +77,10 @@ class Hooks:
     def keep(self, handle: Any) -> None:
         """Have this hook taken out with the others."""
         self.installed.callback(handle.remove)
+
+    def _timestep(self, _: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        change = self.now.timestep(output) if self.now and not self.listener else None
+        return None if change is None else change_head(output, change)
 
     def _projected(self, site: Site, role: Role) -> Callable[..., Any]:
         def before(_: nn.Module, args: tuple[Any, ...]) -> Any:

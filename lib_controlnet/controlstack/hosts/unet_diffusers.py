@@ -28,6 +28,7 @@ def attach(unet: Any, on_call: OnCall, used: Collection[str]) -> ExitStack:
     hooks = _Hooks(unet, on_call, used)
     hooks.keep(unet.register_forward_pre_hook(hooks.before, with_kwargs=True))
     hooks.keep(unet.register_forward_hook(hooks.after))
+    hooks.timestep(unet.time_embedding)
     for block, parts in blocks(unet):
         if block.part != "output" and hooks.uses("residuals"):
             hooks.keep(parts[-1].register_forward_hook(hooks.adding_feature(block)))

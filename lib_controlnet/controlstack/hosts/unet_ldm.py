@@ -29,6 +29,7 @@ def attach(unet: Any, on_call: OnCall, used: Collection[str]) -> ExitStack:
     hooks = _Hooks(unet, on_call, used)
     hooks.keep(unet.register_forward_pre_hook(hooks.before, with_kwargs=True))
     hooks.keep(unet.register_forward_hook(hooks.after))
+    hooks.timestep(unet.time_embed)
     encoder, middle, decoder = map(list, (unet.input_blocks, unet.middle_block, unet.output_blocks))
     if hooks.uses("residuals"):
         for i, layers in enumerate(encoder):
