@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from controlstack import rooms
 from controlstack.errors import ControlError
 from controlstack.image import Array
-from controlstack.joints import Control, Services
+from controlstack.joints import Call, Control, Services
 from controlstack.layout import Base
 from controlstack.preprocess import Embedding
 from controlstack.unit import ControlNetUnit
@@ -50,6 +51,14 @@ class Match:
     detail: object = field(default=None, repr=False)
 
 
+class KnowsFace(Control):
+    """A control that may know a person, as InstantID's ControlNet has to."""
+
+    def face(self, call: Call) -> Tensor | None:
+        """Tokens "R N D" of the person, which that ControlNet reads in place of the prompt; None if it knows
+        none."""
+
+
 @dataclass(frozen=True)
 class Start:
     """What a family begins a sampling pass with.
@@ -60,6 +69,7 @@ class Start:
     unit: what the user asked for, in this pass
     seed: of the job
     embeddings: one for each of the unit's pictures, for families that read them
+    fellows: all controls of the pass in the order of the units; those behind this one are not there yet
     """
 
     model: nn.Module
@@ -71,6 +81,7 @@ class Start:
     hires: bool = False
     seed: int = 0
     embeddings: tuple[Embedding, ...] = ()
+    fellows: Sequence[Control] = ()
 
 
 class Family(ABC):

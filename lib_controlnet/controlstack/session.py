@@ -64,6 +64,7 @@ class Session:
         """Start a sampling pass of this size in px: fit every map, load and start what acts in this pass."""
         self._controls, self._services = [], services
         self._cells = (height // 8, width // 8)
+        fellows: list[Control] = []
         for plan in self.plans:
             with _naming(plan):
                 fitted = self._fit(plan, width, height, hires)
@@ -73,9 +74,10 @@ class Session:
                 for match, map_ in product(plan.matches, fitted):
                     start = Start(
                         *(self._network(match, services), match, image.hint(map_), map_, unit),
-                        *(services, hires, plan.seed, self._embedded[plan.index]),
+                        *(services, hires, plan.seed, self._embedded[plan.index], fellows),
                     )
-                    self._controls.append((plan, match, match.family.begin(start)))
+                    fellows.append(match.family.begin(start))
+                    self._controls.append((plan, match, fellows[-1]))
                 self._expected.add(plan.index)
 
     def _fit(self, plan: Plan, width: int, height: int, hires: bool) -> list[Array]:

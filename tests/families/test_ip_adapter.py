@@ -14,6 +14,7 @@ import pytest
 import torch
 from controls import on_call
 from diffusers.loaders import IPAdapterMixin
+from ip_adapters import FACES, WIDTH, adapter, noise, saved
 from stage import Stage, picture
 from torch import Tensor, nn
 
@@ -32,67 +33,7 @@ from controlstack.unit import Combination, WeightType, parse
 from controlstack.weight_types import layer_weights
 from controlstack.weights import Header, read_header
 
-WIDTH, TOKENS = 40, 4
-"""Channels of what the tiny CLIP networks of these tests know, and tokens of a standard projector."""
-FACES = ("face_id", "face_id_portrait", "face_id_plus", "face_id_plusv2")
 ROWS = (Row(0, RowKind.UNCOND), Row(0, RowKind.COND))
-
-
-def noise(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def projector(kind: str, context: int) -> dict[str, Tensor]:
-    """Tensors as tencent-ailab/IP-Adapter names them: ImageProjModel, Resampler, MLPProjModel, and for faces
-    another MLPProjModel or ProjPlusModel."""
-    if kind == "standard":
-        shapes = {"proj.weight": (TOKENS * context, WIDTH), "proj.bias": (TOKENS * context,)}
-        shapes |= {"norm.weight": (context,), "norm.bias": (context,)}
-    elif kind == "full-face":
-        shapes = {"proj.0.weight": (WIDTH, WIDTH), "proj.0.bias": (WIDTH,)}
-        shapes |= {"proj.2.weight": (context, WIDTH), "proj.2.bias": (context,)}
-        shapes |= {"proj.3.weight": (context,), "proj.3.bias": (context,)}
-    elif kind in FACES:
-        tokens = 16 if kind == "face_id_portrait" else TOKENS
-        shapes = {"proj.0.weight": (2 * WIDTH, WIDTH), "proj.0.bias": (2 * WIDTH,)}
-        shapes |= {"proj.2.weight": (tokens * context, 2 * WIDTH), "proj.2.bias": (tokens * context,)}
-        shapes |= {"norm.weight": (context,), "norm.bias": (context,)}
-        if "plus" in kind:
-            shapes |= {f"perceiver_resampler.{n}": s for n, s in resampler(context, context).items()}
-    else:
-        shapes = {"latents": (1, 16, 128)} | resampler(128, context)
-    return {name: 0.3 * noise(*shape, seed=n) for n, (name, shape) in enumerate(shapes.items())}
-
-
-def resampler(dim: int, context: int) -> dict[str, tuple[int, ...]]:
-    inner = 2 * 64
-    shapes: dict[str, tuple[int, ...]] = {"proj_in.weight": (dim, WIDTH), "proj_in.bias": (dim,)}
-    shapes |= {"proj_out.weight": (context, dim), "proj_out.bias": (context,)}
-    shapes |= {"norm_out.weight": (context,), "norm_out.bias": (context,)}
-    for n in range(4):
-        shapes |= {f"layers.{n}.0.norm{k}.{what}": (dim,) for k in (1, 2) for what in ("weight", "bias")}
-        shapes |= {f"layers.{n}.0.to_q.weight": (inner, dim), f"layers.{n}.0.to_kv.weight": (2 * inner, dim)}
-        shapes |= {f"layers.{n}.0.to_out.weight": (dim, inner)}
-        shapes |= {f"layers.{n}.1.0.weight": (dim,), f"layers.{n}.1.0.bias": (dim,)}
-        shapes |= {f"layers.{n}.1.1.weight": (4 * dim, dim), f"layers.{n}.1.3.weight": (dim, 4 * dim)}
-    return shapes
-
-
-def adapter(unet: nn.Module, kind: str) -> dict[str, dict[str, Tensor]]:
-    """A file's two parts for a UNet; its layers have the numbers of diffusers' attention processors."""
-    parts: dict[str, Tensor] = {}
-    processors: dict[str, Any] = unet.attn_processors  # type: ignore[assignment]
-    for number, name in enumerate(processors):
-        if "attn2" in name:
-            layer = unet.get_submodule(name.removesuffix(".processor"))
-            for n, role in enumerate(("to_k_ip", "to_v_ip")):
-                shape = layer.to_k.weight.shape  # type: ignore[union-attr]
-                parts[f"{number}.{role}.weight"] = 0.5 * noise(*shape, seed=2 * number + n)
-            if kind in FACES and "portrait" not in kind:
-                parts[f"{number}.to_q_lora.down.weight"] = noise(2, shape[0], seed=0)
-                parts[f"{number}.to_q_lora.up.weight"] = noise(shape[0], 2, seed=0)
-    context: int = unet.config.cross_attention_dim  # type: ignore[assignment,union-attr]
-    return {"image_proj": projector(kind, context), "ip_adapter": parts}
 
 
 def embedding(kind: str, seed: int) -> Embedding:
@@ -102,11 +43,6 @@ def embedding(kind: str, seed: int) -> Embedding:
     if kind in FACES and "plus" not in kind:
         return face
     return face | {PATCHES: noise(1, 9, WIDTH, seed=seed), GREY_PATCHES: noise(1, 9, WIDTH, seed=99)}
-
-
-def saved(path: Path, file: dict[str, dict[str, Tensor]]) -> Path:
-    flat = {f"{part}.{name}": tensor for part, tensors in file.items() for name, tensor in tensors.items()}
-    return nets.save(path, flat)
 
 
 def control(path: Path, unet: nn.Module, *embeddings: Embedding, **fields: object) -> Control:
@@ -286,6 +222,7 @@ ASKED = {
     "faceid-portrait_sdxl": "ip-adapter_face_id",
     "faceid-plus_sd15": "ip-adapter_face_id_plus",
     "faceid-plusv2_sdxl": "ip-adapter_face_id_plus",
+    "instant_id": "instant_id_face_embedding",
 }
 """The incumbent's presets, by file name; clip_h for all others."""
 LORAS = {
@@ -311,7 +248,7 @@ def test_published_files_ask_for_what_they_were_made_with() -> None:
     for name in names:
         match = published(name)
         assert preprocess.find(match.preprocessor).label == ASKED.get(name, "ip-adapter_clip_h")
-        assert match.base.name == ("SDXL" if "sdxl" in name else "SD1.x")
+        assert match.base.name == ("SDXL" if "sdxl" in name or name == "instant_id" else "SD1.x")
         assert match.lora == LORAS.get(name, "")
 
 

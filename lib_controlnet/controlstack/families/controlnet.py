@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from controlstack import copied_encoder
 from controlstack.copied_encoder import Network, Pass
 from controlstack.errors import ControlError
-from controlstack.family import Family, Match, Start, register
-from controlstack.joints import Control, Services
+from controlstack.family import Family, KnowsFace, Match, Start, register
+from controlstack.joints import Call, Control, Residuals, Services
 from controlstack.layout import EncoderLayout
 from controlstack.weights import Header, read_tensors
 
@@ -86,8 +87,38 @@ class ControlNetFamily(Family):
         return Network(net, weights)
 
     def begin(self, start: Start) -> Control:
-        pooled = cast(Reading, start.match.detail).pooled
-        return Pass(cast(Network, start.model), start.hint, pooled=pooled)
+        network, stem = cast(Network, start.model), cast(Header, start.match.header).path.stem
+        # Neither does a tensor tell that the network reads a face's tokens.
+        if _INSTANT_ID.search(stem) or start.unit.module == KEYPOINTS:
+            return FacePass(network, start.hint, start.fellows)
+        return Pass(network, start.hint, pooled=cast(Reading, start.match.detail).pooled)
+
+
+_INSTANT_ID = re.compile(r"instant[-_ ]?id", re.IGNORECASE)
+KEYPOINTS = "instant_id_face_keypoints"
+
+
+class FacePass(Pass):
+    """InstantID's: what it reads in place of the prompt is the face of the nearest unit before it that knows
+    one, or else of the first behind it (Wang et al., arXiv 2401.07519)."""
+
+    def __init__(self, network: Network, hint: Tensor, fellows: Sequence[Control]) -> None:
+        super().__init__(network, hint)
+        self._fellows, self._place = fellows, len(fellows)
+
+    def residuals(self, call: Call) -> Residuals:
+        return super().residuals(replace(call, context=self._face(call)))
+
+    def _face(self, call: Call) -> Tensor:
+        near = (*reversed(self._fellows[: self._place]), *self._fellows[self._place :])
+        for fellow in near:
+            if isinstance(fellow, KnowsFace) and (tokens := fellow.face(call)) is not None:
+                return tokens
+        raise ControlError(
+            "InstantID's ControlNet has no face",
+            "It reads the face of a unit with InstantID's IP-Adapter, and no such unit is on in this pass",
+            "Enable one with the preprocessor instant_id_face_embedding",
+        )
 
 
 def _shapes(header: Header, names: Mapping[str, str]) -> dict[str, tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 Standard (light, vit-G), plus (plus-face, composition) and full-face files, which read what a CLIP vision
 network knows of each picture; FaceID files, plus and portrait too, which read what a network for faces knows
-of the person; for SD1.x and SDXL.
+of the person; for SD1.x and SDXL. InstantID's file of this kind reads faces too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from controlstack.embeddings import FACE, GREY_PATCHES, PATCHES, POOLED, RAW_FACE
 from controlstack.errors import ControlError
-from controlstack.family import Family, Match, Start, register
+from controlstack.family import Family, KnowsFace, Match, Start, register
 from controlstack.joints import Attention, Block, Call, Control, RowKind, Services, Site
 from controlstack.layout import ANY, Base
 from controlstack.preprocess import Embedding
@@ -30,6 +30,7 @@ _FILED, _IN_TURN = ("input", "output", "middle"), ("input", "middle", "output")
 """How files count the parts of a UNet, and how they run and per-layer weights count them."""
 CLIP_H, CLIP_G = "ip-adapter_clip_sd15", "ip-adapter_clip_sdxl"
 FACE_ID, FACE_ID_PLUS = "ip-adapter_face_id", "ip-adapter_face_id_plus"
+INSTANT_ID = "instant_id_face_embedding"
 """Preprocessors that files ask for."""
 
 
@@ -73,7 +74,7 @@ class IPAdapterFamily(Family):
         if FACE in reads and "unnorm" in stem:
             reads = {RAW_FACE if name == FACE else name: size for name, size in reads.items()}
         reading = Reading(sites, reads, shortcut)
-        made_with, lora = _preprocessor(reads), _lora(shapes, reading, "sdxl" if xl else "sd15")
+        made_with, lora = _preprocessor(shapes, reads), _lora(shapes, reading, "sdxl" if xl else "sd15")
         return Match(
             *(self, header, base, layers),
             embeddings=True,
@@ -112,7 +113,7 @@ class Network(nn.Module):
         self.values = nn.ParameterList(nn.Parameter(value, requires_grad=False) for value in values)
 
 
-class Pass(Control):
+class Pass(KnowsFace):
     """The pictures' keys and values at every layer, made once in a pass."""
 
     def __init__(self, network: Network, start: Start, reading: Reading) -> None:
@@ -130,6 +131,7 @@ class Pass(Control):
         self._picked: dict[tuple[Site, tuple[bool, ...]], tuple[Tensor, Tensor]] = {}
         with torch.no_grad():
             tokens = torch.cat([_tokens(network, start, reading, asked) for asked in (False, True)])
+            self._face = tokens if start.match.preprocessor == INSTANT_ID else None
             self._seen = {
                 site: (tokens @ key.T, tokens @ value.T)
                 for site, key, value in zip(sites, network.keys, network.values, strict=True)
@@ -139,6 +141,11 @@ class Pass(Control):
         if not site.cross:
             return None
         return attention.over(*self._of_rows(site, tuple(row.kind is RowKind.COND for row in call.rows)))
+
+    def face(self, call: Call) -> Tensor | None:
+        if self._face is None:
+            return None
+        return self._face[[int(row.kind is RowKind.COND) for row in call.rows]]
 
     def _of_rows(self, site: Site, asked: tuple[bool, ...]) -> tuple[Tensor, Tensor]:
         """Keys and values for these rows, picked once in a pass: picking makes a GPU wait."""
@@ -165,7 +172,9 @@ def _tokens(network: Network, start: Start, reading: Reading, asked: bool) -> Te
 
 def _projected(projector: nn.Module, seen: Sequence[Tensor], reading: Reading) -> Tensor:
     if len(seen) == 1:
-        return cast(Tensor, projector(seen[0]))
+        # A resampler reads patches; InstantID's takes the face for the only one.
+        one = seen[0][:, None] if hasattr(projector, "latents") and seen[0].ndim == 2 else seen[0]
+        return cast(Tensor, projector(one))
     face, patches = seen
     # diffusers hands it the patches as an attribute; the network itself is shared.
     own = cast(Any, copy.copy(projector))
@@ -191,16 +200,18 @@ def _reads(shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, int] | None:
         return {FACE: face} | ({PATCHES: shapes[patches][1]} if patches in shapes else {})
     if "image_proj.latents" in shapes and shapes["image_proj.latents"][1] == 16:
         width = shapes["image_proj.proj_in.weight"][1]
-        return {PATCHES: width} if width != FACE_WIDTH else None
+        return {RAW_FACE if width == FACE_WIDTH else PATCHES: width}
     return None
 
 
 FACE_WIDTH = 512
-"""Channels of a face embedding, which InstantID's projector reads instead of CLIP's."""
+"""Channels of a face embedding, which InstantID's resampler reads instead of CLIP's."""
 
 
-def _preprocessor(reads: Mapping[str, int]) -> str:
+def _preprocessor(shapes: Mapping[str, tuple[int, ...]], reads: Mapping[str, int]) -> str:
     """What makes these embeddings."""
+    if RAW_FACE in reads and "image_proj.latents" in shapes:
+        return INSTANT_ID
     if len(reads) > 1:
         return FACE_ID_PLUS
     if reads.keys() & {FACE, RAW_FACE}:
