@@ -67,12 +67,15 @@ class Environment(NamedTuple):
 DEMO = Environment(".venv", "newest.txt", ("demo.txt",))
 TEST = Environment(".venv-test", "newest.txt", ("demo.txt", "test.txt"), ("test-no-deps.txt",))
 LINTERS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
+PAGES = ("tests/hosts/test_embedded_page.py", "tests/browser")
+"""Beside an older gradio only the tests of pages tell more."""
 
 
-def older_diffusers() -> dict[str, Environment]:
-    """The test environment beside each older diffusers that has a constraints file, by its version."""
-    versions = [file.stem.partition("-")[2] for file in sorted(REQUIREMENTS.glob("diffusers-*.txt"))]
-    return {v: TEST._replace(folder=f".venv-test-{v}", constraints=f"diffusers-{v}.txt") for v in versions}
+def older(package: str) -> dict[str, Environment]:
+    """The test environment beside each older version of a package that has a constraints file, by version."""
+    files = {file.stem.partition("-")[2]: file for file in sorted(REQUIREMENTS.glob(f"{package}-*.txt"))}
+    prefix = ".venv-test-" if package == "diffusers" else f".venv-test-{package}-"
+    return {v: TEST._replace(folder=prefix + v, constraints=file.name) for v, file in files.items()}
 
 
 def main() -> int:
@@ -85,7 +88,9 @@ def main() -> int:
         return 0
     asked, rest = command_line().parse_known_args()
     if asked.command == "test":
-        return run_tests(asked.diffusers, rest)
+        if asked.gradio:
+            return run_tests(older("gradio")[asked.gradio], [*PAGES, *rest])
+        return run_tests(older("diffusers").get(asked.diffusers), rest)
     if rest:
         say(f"The demo has no option {' '.join(rest)}; python install.py demo --help lists them.")
         return 2
@@ -105,7 +110,11 @@ def command_line() -> argparse.ArgumentParser:
     demo.add_argument("--out", metavar="DIR", type=Path, help="folder of the pictures (default outputs/demo)")
     demo.add_argument("--port", metavar="N", type=int, help="port of the page (default 7861)")
     test = commands.add_parser("test", epilog="All other arguments go to pytest.", allow_abbrev=False)
-    test.add_argument("--diffusers", choices=sorted(older_diffusers()), help="pytest only, this version")
+    beside = test.add_mutually_exclusive_group()
+    beside.add_argument("--diffusers", choices=sorted(older("diffusers")), help="pytest only, this version")
+    beside.add_argument(
+        "--gradio", choices=sorted(older("gradio")), help="the pages' tests only, this version"
+    )
     return parser
 
 
@@ -204,10 +213,10 @@ def reason(output: str) -> str:
     return (errors or lines[-1:])[0][:200]
 
 
-def run_tests(older: str | None, pytest_arguments: list[str]) -> int:
-    """Run every check in the newest environment, or only the tests beside an older diffusers."""
-    python = ready(older_diffusers()[older] if older else TEST)
-    failed = [" ".join(linter) for linter in (() if older else LINTERS) if run([python, "-m", *linter])]
+def run_tests(beside: Environment | None, pytest_arguments: list[str]) -> int:
+    """Run every check in the newest environment, or only tests in one with an older package."""
+    python = ready(beside or TEST)
+    failed = [" ".join(linter) for linter in (() if beside else LINTERS) if run([python, "-m", *linter])]
     for linter in failed:
         say(f"FAILED: {linter}")
     # one thread: sums come out in one order, and threads do not fight for the cores of a busy machine

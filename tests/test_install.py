@@ -239,6 +239,29 @@ def test_an_environment_is_made_once_and_again_when_broken(
         install.ready(environment)
 
 
+def test_beside_an_older_package_only_some_tests_run(
+    install: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, str]] = []
+    ran: list[list[str]] = []
+    monkeypatch.setattr(install, "ready", lambda e: made.append((e.folder, e.constraints)) or "python")
+    monkeypatch.setattr(install, "run", lambda command, **_: ran.append(command) or 0)
+    for options in (["--gradio", "3.41", "-x"], ["--diffusers", "0.31.0", "-x"]):
+        monkeypatch.setattr(sys, "argv", ["install.py", "test", *options])
+        assert install.main() == 0
+    assert made == [
+        (".venv-test-gradio-3.41", "gradio-3.41.txt"),
+        (".venv-test-0.31.0", "diffusers-0.31.0.txt"),
+    ]
+    (pages, core) = ran
+    assert pages == ["python", "-m", "pytest", *install.PAGES, "-x"]
+    assert core == ["python", "-m", "pytest", "-x"]
+    assert all((ROOT / page).exists() for page in install.PAGES)
+    pinned = {version: made.constraints for version, made in install.older("gradio").items()}
+    for version, constraints in pinned.items():
+        assert f"gradio=={version}." in (ROOT / "requirements" / constraints).read_text("utf-8")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups to signal")
 def test_the_command_answers_ctrl_c_and_its_exit_code_is_ours() -> None:
     child = (

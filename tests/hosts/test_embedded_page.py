@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import time
 
-import gradio_client
 import httpx
 import numpy as np
 import pytest
-from browser import browser
 from embedded_server import HERE, Failed, encoded, running
 from PIL import Image
 from test_embedded_server import disc, photograph
 
 LOGIN = "ann:secret"
+gradio_client = pytest.importorskip("gradio_client", "1.0", reason="gradio 3's client cannot sign in")
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +41,6 @@ def client(host, tmp_path_factory):
 SMALL = {"prompt": "a cat", "negative_prompt": "blurry", "seed": 5, "steps": 3, "width": 64, "height": 96}
 
 
-PICTURES = ("Picture; brush over what to repaint", "Mask in place of the brush, white is repainted")
-
-
 def paint(client, tab, **fields):
     """The pictures, the comments and the infotext that the page shows at the end."""
     named = {parameter["label"]: parameter["parameter_name"] for parameter in parameters(client, tab)}
@@ -58,11 +53,14 @@ def paint(client, tab, **fields):
         "height": "Height",
         "batch_size": "Batch size",
         "script": "Script",
-        "init": PICTURES[0],
+        "init": "Picture; brush over what to repaint",
     }
     asked = {named[labels[name]]: value for name, value in {**SMALL, **fields}.items()}
-    asked = {named[label]: None for label in PICTURES if label in named} | asked
-    gallery, comments, infotext = client.predict(**asked, api_name=f"/{tab}")
+    pictures = {
+        told["parameter_name"] for told in parameters(client, tab) if not told["parameter_has_default"]
+    }
+    asked = dict.fromkeys(pictures) | asked
+    gallery, _maps, _live, infotext, comments = client.predict(**asked, api_name=f"/{tab}")
     pictures = [np.asarray(Image.open(entry["image"]).convert("RGB")).astype(int) for entry in gallery]
     return pictures, comments, infotext
 
@@ -120,44 +118,3 @@ def test_the_api_beside_the_page(host):
     with pytest.raises(Failed) as failed:
         host.ask("/sdapi/v1/nothing")
     assert failed.value.status == 404
-
-
-@pytest.mark.browser
-def test_in_a_browser(host, tmp_path):
-    """What a person does: open, type, Generate, look; on both tabs."""
-    with browser(tmp_path) as page:
-        from selenium.webdriver.common.by import By
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        def find(selector):
-            return WebDriverWait(page, 60).until(lambda _: page.find_element(By.CSS_SELECTOR, selector))
-
-        page.get(host.address.replace("//", f"//{LOGIN}@") + "/latest")  # Chromium remembers who it is
-        page.get(host.address)
-        find("#txt2img_prompt textarea").send_keys("a cat")
-        for field, value in (("steps", 3), ("width", 64), ("height", 64)):
-            number = find(f"#txt2img_{field} input[type=number]")
-            number.clear()
-            number.send_keys(str(value))
-        find("#txt2img_generate").click()
-        picture = find("#txt2img_gallery img")
-        WebDriverWait(page, 60).until(
-            lambda _: page.execute_script("return arguments[0].naturalWidth", picture) == 64
-        )
-        assert "Steps: 3" in find("#txt2img_infotext textarea").get_attribute("value")
-        titles = {button.text.split("\n")[0] for button in page.find_elements(By.CSS_SELECTOR, ".label-wrap")}
-        assert titles >= {"Probe", "Hires fix"}
-        assert "Restricted" not in titles  # it shows nothing
-        assert page.execute_script("return window.selectableWasHere") == 42
-        style = "return getComputedStyle(document.body).getPropertyValue('--selectable').trim()"
-        assert page.execute_script(style) == "yes"
-
-        next(
-            tab for tab in page.find_elements(By.CSS_SELECTOR, "[role=tab]") if tab.text == "img2img"
-        ).click()
-        find("#img2img_generate").click()
-        end = time.monotonic() + 20
-        while "There is no picture to start from" not in page.find_element(By.TAG_NAME, "body").text:
-            assert time.monotonic() < end
-        asked = page.execute_script("return performance.getEntriesByType('resource').map(r => r.name)")
-        assert [url for url in asked if not url.startswith((host.address, "data:", "blob:"))] == []

@@ -9,7 +9,16 @@ import gradio as gr
 from modules import script_callbacks, shared
 from modules.processing_txt2img import LATENT_UPSCALERS, PIXEL_UPSCALERS
 
-from controlstack.hosts.embedded import samplers
+from controlstack.hosts.embedded import page_gradio, samplers
+
+_IDS = {
+    "negative_prompt": "neg_prompt",
+    "sampler_name": "sampling",
+    "n_iter": "batch_count",
+    "init": "image",
+    "enable_hr": "hr-checkbox",
+}
+"""Where A1111's ids, by which extensions and tools find a field, are not the fields' names."""
 
 Ask = Callable[..., Any]
 """Make a component for a field: `ask(field, kind, **settings)`."""
@@ -19,9 +28,9 @@ def asker(tab: str, fields: dict[str, Any]) -> Ask:
     """Makes components, enters them in `fields`, and tells the scripts that wait for one by its id."""
 
     def ask(field: str, kind: type[Any], **settings: Any) -> Any:
-        settings["elem_id"] = f"{tab}_{field}"
+        settings["elem_id"] = f"{tab}_{_IDS.get(field, field)}"
         script_callbacks.before_component_callback(kind, **settings)
-        component = fields[field] = kind(**settings)
+        component = fields[field] = page_gradio.made(kind, **settings)
         script_callbacks.after_component_callback(component, **settings)
         return component
 
@@ -40,16 +49,8 @@ def prompts(ask: Ask) -> None:
 
 
 def picture(ask: Ask) -> None:
-    ask(
-        "init",
-        gr.ImageEditor,
-        label="Picture; brush over what to repaint",
-        type="pil",
-        format="png",
-        transforms=(),
-        sources=("upload", "clipboard"),
-        brush=gr.Brush(colors=["#ffffff"], default_size=40),
-    )
+    kind, settings = page_gradio.canvas()
+    ask("init", kind, label="Picture; brush over what to repaint", type="pil", **settings)
     with gr.Row():
         ask(
             "denoising_strength",
@@ -72,7 +73,7 @@ def _inpaint(ask: Ask) -> None:
         gr.Image,
         label="Mask in place of the brush, white is repainted",
         type="pil",
-        sources=["upload"],
+        **page_gradio.UPLOAD,
     )
     with gr.Row():
         ask("mask_blur", gr.Slider, label="Mask blur", value=4, minimum=0, maximum=64, step=1)
@@ -111,7 +112,7 @@ def sampling(ask: Ask) -> None:
 
 
 def depth(ask: Ask) -> None:
-    ask("depth_map", gr.Image, label="Depth picture, near is bright", type="pil", sources=["upload"])
+    ask("depth_map", gr.Image, label="Depth picture, near is bright", type="pil", **page_gradio.UPLOAD)
 
 
 def hires(ask: Ask) -> None:

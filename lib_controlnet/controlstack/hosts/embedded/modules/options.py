@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from controlstack.log import log
 
 
 @dataclass
@@ -63,6 +67,20 @@ class Options:
         if changed and run_callbacks and info.onchange is not None:
             info.onchange()
         return changed
+
+    def save(self, filename: str | Path) -> None:
+        """Write what was set to a file."""
+        Path(filename).write_text(json.dumps(self.data, indent=4, ensure_ascii=False), encoding="utf-8")
+
+    def load(self, filename: str | Path) -> None:
+        """Take what was set from a file, if there is one; one that cannot be read is told and left alone."""
+        file = Path(filename)
+        if not file.is_file():
+            return
+        try:
+            self.data = dict(json.loads(file.read_text(encoding="utf-8")))
+        except ValueError as error:
+            log.warning("The settings in %s cannot be read and are left alone: %s", file.name, error)
 
     def is_restricted(self, key: str) -> bool:
         """Whether programs cannot change it."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from modules import devices, options, shared_state
+from modules import devices, options, paths, shared_state
 from modules.options import OptionInfo
 from modules.shared_cmd_options import cmd_opts, parser
 
@@ -13,7 +14,11 @@ __all__ = ["OptionInfo", "cmd_opts", "cnx_host", "device", "opts", "parser", "sd
 cnx_host = "embedded"
 """By this an extension knows where it runs."""
 
+config_file = Path(paths.data_path) / "config.json"
+"""The settings that the page has changed."""
+
 opts = options.Options()
+opts.load(config_file)
 opts.add_option("sd_model_checkpoint", OptionInfo("", "Checkpoint"))
 opts.add_option("CLIP_stop_at_last_layers", OptionInfo(1, "Clip skip: SD1 reads prompts up to this layer"))
 opts.add_option("eta_ddim", OptionInfo(0.0, "Eta for DDIM"))

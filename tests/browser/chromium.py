@@ -1,0 +1,220 @@
+"""Chromium without a window, and a page in it as a person uses it: by ids, with patience."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import pytest
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+    from selenium.webdriver.remote.webelement import WebElement
+
+Found = TypeVar("Found")
+
+QUIET = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"),
+    *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+PATIENCE = 60
+"""Seconds that anything may take on a busy machine."""
+
+SET_VALUE = """
+const [field, value] = arguments;
+const kind = field.tagName === "TEXTAREA" ? HTMLTextAreaElement : HTMLInputElement;
+Object.getOwnPropertyDescriptor(kind.prototype, "value").set.call(field, value);
+for (const name of ["input", "change", "blur"]) field.dispatchEvent(new Event(name, {bubbles: true}));
+"""
+"""As typing does it: gradio listens to the events, and a plain assignment passes by its bookkeeping."""
+
+
+@contextmanager
+def browser(profile: Path, size: tuple[int, int] = (1400, 1600), *, dark: bool = False) -> Iterator[Chrome]:
+    """A browser with an empty profile; a test that wants one is skipped where there is none."""
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
+    if not (driver and chromium):
+        pytest.skip("there is no Chromium with its ChromeDriver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    scheme = ("--force-dark-mode",) if dark else ()
+    for argument in (*QUIET, *scheme, f"--user-data-dir={profile}", "--window-size={},{}".format(*size)):
+        options.add_argument(argument)
+    running = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    try:
+        yield running
+    finally:
+        running.quit()
+
+
+class Page:
+    """A page in a browser. Whatever is asked for is waited for."""
+
+    def __init__(self, driver: Chrome, address: str) -> None:
+        self.driver, self.address = driver, address
+
+    def open(self, path: str = "/", ready: str = "#txt2img_generate") -> None:
+        self.driver.get(self.address + path)
+        self.find(ready)
+
+    def until(self, condition: Callable[[], Found], what: str = "", seconds: float = PATIENCE) -> Found:
+        """What the condition returns, once that is true."""
+        from selenium.common.exceptions import WebDriverException
+
+        end = time.monotonic() + seconds
+        last: object = None
+        while time.monotonic() < end:
+            try:
+                if found := condition():
+                    return found
+            except WebDriverException as error:
+                last = error  # an element was drawn anew meanwhile
+            time.sleep(0.05)
+        raise AssertionError(f"not seen within {seconds} s: {what or condition}; {last or ''}")
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.driver.find_elements("css selector", selector)
+
+    def find(self, selector: str) -> WebElement:
+        return self.until(lambda: self.all(selector), selector)[0]
+
+    def shown(self, selector: str) -> WebElement:
+        """The first element of these that can be seen."""
+        return self.until(
+            lambda: next((one for one in self.all(selector) if one.is_displayed()), None), f"{selector} shown"
+        )
+
+    def click(self, selector: str, text: str = "") -> None:
+        """Click the first visible element of these, with this text if one is given."""
+        self.until(lambda: self._clicked(selector, text), f"{selector} {text!r} to click")
+
+    def _clicked(self, selector: str, text: str) -> bool:
+        for one in self.all(selector):
+            if one.is_displayed() and (not text or one.text.strip() == text):
+                self.run("arguments[0].scrollIntoView({block: 'center'})", one)
+                one.click()
+                return True
+        return False
+
+    def run(self, code: str, *args: object) -> Any:
+        """What a line of JavaScript returns."""
+        return self.driver.execute_script(code, *args)
+
+    def fill(self, selector: str, value: object) -> None:
+        """Put a value into the field in here."""
+        field = self.find(f"{selector} textarea, {selector} input[type=number], {selector} input[type=text]")
+        self.run(SET_VALUE, field, str(value))
+
+    def value(self, selector: str) -> str:
+        """What stands in the field in here."""
+        inside = f"{selector} textarea, {selector} input[type=number], {selector} input:not([type=file])"
+        return str(self.run("return arguments[0].value", self.find(inside)))
+
+    def is_checked(self, selector: str) -> bool:
+        return bool(self.run("return arguments[0].checked", self.find(f"{selector} input[type=checkbox]")))
+
+    def check(self, selector: str, wanted: bool = True) -> None:
+        if self.is_checked(selector) != wanted:
+            box = self.find(f"{selector} input[type=checkbox]")
+            self.run("arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", box)
+
+    def choose(self, selector: str, text: str) -> None:
+        """Take an entry of a dropdown."""
+        box = self.shown(f"{selector} input:not([type=hidden])")
+        self.run("arguments[0].scrollIntoView({block: 'center'})", box)
+        box.click()
+        self.until(lambda: self._taken(text), f"entry {text!r} of {selector}")
+
+    def _taken(self, text: str) -> bool:
+        for entry in self.all("ul[role=listbox] [role=option], ul.options li.item"):
+            if entry.is_displayed() and _said(entry) == text:
+                entry.click()
+                return True
+        return False
+
+    def entries(self, selector: str) -> list[str]:
+        """The entries that a dropdown offers."""
+        box = self.shown(f"{selector} input:not([type=hidden])")
+        box.click()
+        entries = self.until(lambda: self.all("ul[role=listbox] [role=option], ul.options li.item"))
+        texts = [_said(entry) for entry in entries]
+        self.run("arguments[0].blur()", box)
+        return texts
+
+    def upload(self, selector: str, file: Path) -> None:
+        """Hand a file to the upload in here."""
+        self.find(f"{selector} input[type=file]").send_keys(str(file))
+
+    def tab(self, title: str, within: str = "#tabs") -> None:
+        self.click(f"{within} button", title)
+
+    def open_accordion(self, selector: str) -> None:
+        """Open the accordion with this id, if it is closed."""
+        label = self.find(f"{selector} .label-wrap")
+        if "open" not in label.get_attribute("class").split():
+            self.run("arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", label)
+
+    def picture(self, selector: str) -> str:
+        """The address of the picture in here, once it is drawn."""
+        ready = (
+            "const seen = document.querySelector(arguments[0] + ' img');"
+            "return seen && seen.complete && seen.naturalWidth > 0 && seen.src"
+        )
+        return str(self.until(lambda: self.run(ready, selector), f"{selector} img"))
+
+    def size(self, selector: str) -> tuple[int, int]:
+        """Width and height of the picture in here (px)."""
+        self.picture(selector)
+        sizes = "const seen = document.querySelector(arguments[0] + ' img');"
+        width, height = self.run(sizes + "return [seen.naturalWidth, seen.naturalHeight]", selector)
+        return width, height
+
+    def text(self, selector: str) -> str:
+        return self.find(selector).text
+
+    def says(self, text: str, selector: str = "body") -> None:
+        """Wait until this can be read in here."""
+        self.until(lambda: text in self.find(selector).text, f"{text!r} in {selector}")
+
+    def requests(self) -> list[str]:
+        """Every address asked for since this was last called, from the browser's network log."""
+        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        kinds = {"Network.requestWillBeSent": ("request", "url"), "Network.webSocketCreated": ("url",)}
+        found = []
+        for message in messages:
+            value = message["params"]
+            for key in kinds.get(message["method"], ()):
+                value = value[key]
+            if message["method"] in kinds:
+                found.append(value)
+        return found
+
+    def strangers(self) -> set[str]:
+        """The other hosts that were asked for something."""
+        own = urlsplit(self.address).netloc
+        split = [urlsplit(url) for url in self.requests()]
+        return {
+            url.netloc for url in split if url.scheme not in ("data", "blob", "chrome") and url.netloc != own
+        }
+
+    def complaints(self) -> list[str]:
+        """Errors on the browser's console since this was last called."""
+        return [log["message"] for log in self.driver.get_log("browser") if log["level"] == "SEVERE"]
+
+    def save(self, file: Path) -> None:
+        """A picture of the window."""
+        self.driver.save_screenshot(str(file))
+
+
+def _said(entry: WebElement) -> str:
+    """A dropdown's entry without its tick."""
+    return (entry.get_attribute("aria-label") or entry.text).replace("✓", "").strip()
