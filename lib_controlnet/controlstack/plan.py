@@ -68,17 +68,16 @@ def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Pla
         match = None if alone else _match(unit.model, job.base, catalog)
         given = embeddings.read(unit.ipadapter_input or ())
         if given:
-            unit, preprocessor = _without_picture(unit, match), preprocess.find("none")
+            _check_reads_embeddings(match)
+            preprocessor = preprocess.find("none")
+        if given or not preprocessor.needs_picture:
+            unit = replace(unit, image=np.zeros((8, 8, 3), np.uint8), mask=None, save_detected_map=False)
         if preprocessor.delegates:
-            preprocessor = _delegate(preprocessor, match)
+            preprocessor = delegated(preprocessor, match)
         matches = _matches(unit, preprocessor, match, job.base, embedded=bool(given))
-        many = preprocessor.embed is not None or unit.input_mode is InputMode.MERGE
-        source = sources.choose(
-            unit, job, wants_mask=preprocessor.accepts_mask, many=many, whole=preprocessor.whole
-        )
+        source, asks = looks(unit, preprocessor, job)
         share = 1.0 if preprocessor.embed is not None else 1 / len(source.pictures)
         schedule = _schedule(unit, preprocessor, matches[0], job, share)
-        asks = [_ask(unit, preprocessor, picture, source.resize, job) for picture in source.pictures]
         model = "None" if matches[0].header is None else catalog.name(matches[0].header.path)
     except ControlError as error:
         raise error.in_unit(index) from error
@@ -87,19 +86,26 @@ def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Pla
     return Plan(index, said, preprocessor, source, asks, matches, schedule, given, job.seed)
 
 
-def _without_picture(unit: ControlNetUnit, match: Match | None) -> ControlNetUnit:
-    """A unit that brings embeddings: whatever its picture is, it is neither looked at nor shown."""
+def _check_reads_embeddings(match: Match | None) -> None:
     if match is None or not match.embeddings:
         raise ControlError(
             "It has an ipadapter_input",
             "That is for models which read embeddings, such as IP-Adapters",
             "Choose such a model, or leave ipadapter_input out",
         )
-    return replace(unit, image=np.zeros((8, 8, 3), np.uint8), mask=None, save_detected_map=False)
 
 
-def _delegate(preprocessor: Preprocessor, match: Match | None) -> Preprocessor:
-    """The preprocessor that the model was made with."""
+def looks(unit: ControlNetUnit, preprocessor: Preprocessor, job: Job) -> tuple[Source, list[Ask]]:
+    """The pictures that a preprocessor looks at, and what it is asked for each. Raises ControlError."""
+    many = preprocessor.embed is not None or unit.input_mode is InputMode.MERGE
+    source = sources.choose(
+        unit, job, wants_mask=preprocessor.accepts_mask, many=many, whole=preprocessor.whole
+    )
+    return source, [_ask(unit, preprocessor, picture, source.resize, job) for picture in source.pictures]
+
+
+def delegated(preprocessor: Preprocessor, match: Match | None) -> Preprocessor:
+    """The preprocessor that the model was made with. Raises ControlError where there is none."""
     if match is None or not match.preprocessor:
         raise ControlError(
             f"The preprocessor {preprocessor.label!r} stands for the one that a model asks for",

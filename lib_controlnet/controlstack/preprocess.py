@@ -112,6 +112,7 @@ class Preprocessor:
     priority: order within a control type, higher first
     resolution, a, b: the sliders that do something
     needs_model: whether a control model goes with it
+    needs_picture: whether it looks at one at all
     soft_in_hires: its hard edges are weakened in the high-resolution pass
     seeded: draws at random, from the job's seed
     companions: the families that have to act beside the model, by name
@@ -134,6 +135,7 @@ class Preprocessor:
     accepts_mask: bool = False
     requires_mask: bool = False
     needs_model: bool = True
+    needs_picture: bool = True
     shows_control_mode: bool = True
     soft_in_hires: bool = False
     seeded: bool = False
@@ -176,6 +178,7 @@ def poser(see: Callable[[Array, Ask], Pose], **declared: Any) -> Preprocessor:
     on its own gives the same map again. declared: the other fields
     """
 
+    @wraps(see)
     def run(image: Array, ask: Ask) -> Array:
         return _drawn(see(image, ask))
 

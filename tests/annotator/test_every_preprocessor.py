@@ -32,7 +32,7 @@ every_resizing = pytest.mark.parametrize("preprocessor", [_tried(p) for p in SHE
 
 # Those whose map is the picture itself while their sliders stand at the default.
 UNCHANGED = {"none", "ip-adapter-auto", "inpaint", "inpaint_only"}
-UNCHANGED |= {"reference_only", "reference_adain", "reference_adain+attn"}
+UNCHANGED |= {"reference_only", "reference_adain", "reference_adain+attn", "style_align"}
 UNCHANGED |= {"tile_resample", "tile_colorfix", "tile_colorfix+sharp"}
 
 
