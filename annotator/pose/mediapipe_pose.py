@@ -13,14 +13,13 @@ import numpy as np
 from controlstack.geometry import padded
 from controlstack.image import Array
 from controlstack.packages import bring
-from controlstack.pose import Person, Points, Pose
+from controlstack.pose import Person, Points, Pose, body_of_coco
 from controlstack.preprocess import Ask, poser, register
 
 VISIBLE = 0.5
 """How sure a point has to be; what MediaPipe itself draws."""
-_BODY = (0, 11, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7)
-"""Which of MediaPipe's points each of OpenPose's is; the neck, point 1, follows from points 2 and 5."""
-_NECK, _SHOULDERS = 1, [2, 5]
+_COCO = [0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
+"""Which of MediaPipe's points each of COCO's is."""
 _NOTHING: Points = np.empty((0, 3))
 
 
@@ -36,11 +35,8 @@ def holistic(image: Array, ask: Ask) -> Pose:
     size = picture.shape[1::-1]
     landmarks = _points(found.pose_landmarks, size)
     landmarks[:, 2] = [point.visibility > VISIBLE for point in found.pose_landmarks.landmark]
-    body = landmarks[list(_BODY)]
-    body[_NECK] = body[_SHOULDERS].mean(axis=0)
-    body[_NECK, 2] = body[_SHOULDERS, 2].min()
     left, right = (_points(hand, size) for hand in (found.left_hand_landmarks, found.right_hand_landmarks))
-    return Pose(width, height, (Person(body, left, right, _NOTHING),))
+    return Pose(width, height, (Person(body_of_coco(landmarks[_COCO]), left, right, _NOTHING),))
 
 
 def _points(landmarks: Any, size: tuple[int, ...]) -> Points:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, update_wrapper
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -345,7 +345,7 @@ for _name, _priority, _parts, _files in (
 ):
     register(
         poser(
-            partial(people, **_parts),
+            update_wrapper(partial(people, **_parts), people),
             name=_name,
             label=_name,
             priority=_priority,

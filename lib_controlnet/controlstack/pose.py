@@ -48,6 +48,10 @@ _COLOURS = (
     *((170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85)),
 )
 
+# Where OpenPose's points stand in COCO's order, which has no neck; that is added at its end.
+_FROM_COCO = [0, 17, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3]
+_SHOULDERS = [5, 6]
+
 # Five fingers of four bones, each from the wrist (point 0) outwards.
 _BONES = tuple((0 if i % 4 == 0 else i, i + 1) for i in range(_HAND - 1))
 
@@ -91,6 +95,13 @@ class Pose:
     height: int
     people: tuple[Person, ...] = ()
     animals: tuple[Points, ...] = ()
+
+
+def body_of_coco(points: Points) -> Points:
+    """The 18 body points of COCO's 17, the neck between the shoulders, and there if they both are."""
+    left, right = points[_SHOULDERS]
+    neck = (*(left + right)[:2] / 2, min(left[2], right[2]))
+    return np.vstack([points, neck])[_FROM_COCO]
 
 
 def parse(value: object) -> Pose:
