@@ -3,9 +3,10 @@
     "use strict";
 
     const NAMED = /ControlNet unit (\d+): ([\s\S]+)/; // as errors.py writes it
+    const NOTICE = ".toast-body.error :is(.toast-text, .toast-message-text)";
     const GRACE = 1500; // ms in which what the host shows may still be of the job before
 
-    const mistakes = new Map(); // prefix -> sentence
+    const mistakes = new Map(); // "txt2img 0" -> {tab, index, sentence}; the unit may not be on the page yet
     const stale = new WeakSet(); // what the host already showed when Generate was pressed
     let started = { tab: "txt2img", at: 0 };
 
@@ -15,7 +16,7 @@
         const logs = tabs().flatMap((tab) =>
             [...(find(`html_log_${tab}`)?.querySelectorAll(".error") ?? [])].map((node) => [tab, node]),
         );
-        const notices = root().querySelectorAll(".toast-body.error .toast-text");
+        const notices = root().querySelectorAll(NOTICE);
         return [...logs, ...[...notices].map((node) => [started.tab, node])];
     }
 
@@ -24,8 +25,10 @@
         for (const [, node] of shown()) {
             stale.add(node);
         }
-        for (const prefix of [...mistakes.keys()].filter((key) => key.startsWith(`${tab}_`))) {
-            mistakes.delete(prefix);
+        for (const [key, mistake] of mistakes) {
+            if (mistake.tab === tab) {
+                mistakes.delete(key);
+            }
         }
         look();
     }
@@ -40,20 +43,17 @@
         for (const [tab, node] of shown()) {
             const found = NAMED.exec(node.textContent);
             const fresh = !stale.has(node) || (tab === started.tab && over(tab));
-            const named = (unit) => unit.tab === tab && unit.index === Number(found[1]);
-            const unit = found && fresh ? controlstack.page.units().find(named) : null;
-            if (unit) {
-                mistakes.set(unit.prefix, found[2].trim());
+            if (found && fresh) {
+                mistakes.set(`${tab} ${found[1]}`, { tab, index: Number(found[1]), sentence: found[2].trim() });
             }
         }
     }
 
     function look() {
         read();
-        const units = controlstack.page.units();
-        for (const unit of units) {
+        for (const unit of controlstack.page.units()) {
             const place = controlstack.page.find(`${unit.prefix}_mistake`);
-            const sentence = mistakes.get(unit.prefix);
+            const sentence = mistakes.get(`${unit.tab} ${unit.index}`)?.sentence;
             if (place) {
                 keep(place, ".cnet-mistake-sent", sentence, () => sentenceNode(sentence));
             }
@@ -62,7 +62,7 @@
             }
         }
         for (const tab of controlstack.page.tabs()) {
-            const wrong = units.filter((unit) => unit.tab === tab && mistakes.has(unit.prefix));
+            const wrong = [...mistakes.values()].filter((mistake) => mistake.tab === tab);
             const label = controlstack.units.accordionLabel(tab);
             if (label) {
                 const said = wrong.map(line).join("\n");
@@ -96,16 +96,12 @@
     function list(wrong) {
         const { element, button } = controlstack.dom;
         const title = controlstack.texts.text("mistakeShow");
-        const open = (unit) => (event) => {
-            event.stopPropagation();
-            controlstack.units.open(unit);
-        };
-        const lines = wrong.map((unit) => button(line(unit), title, open(unit)));
+        const lines = wrong.map((mistake) => button(line(mistake), title, () => controlstack.units.open(mistake)));
         return element("div", { class: "cnet-mistakes" }, ...lines);
     }
 
-    function line(unit) {
-        return controlstack.texts.text("mistake", { n: unit.index, sentence: mistakes.get(unit.prefix) });
+    function line({ index, sentence }) {
+        return controlstack.texts.text("mistake", { n: index, sentence });
     }
 
     (controlstack.looks ??= []).push(look);
