@@ -14,14 +14,16 @@ from controlstack.schedule import Schedule, soft_weight
 STEPS = 20
 
 
-def ours(start: float, end: float) -> set[int]:
-    """The evaluations in which a unit acts."""
+def ours(start: float, end: float, *, late: bool = False) -> set[int]:
+    """The evaluations in which a unit acts.
+
+    late: as with the setting `control_net_late_window`, whose host says how far its counter is
+    """
     schedule = Schedule(start=start, end=end)
     x = torch.zeros(1, 4, 1, 1)
-    calls = (
-        Call(x, x[:, 0, 0, 0], x[:, :, 0], None, (Row(0),), (i / STEPS, (i + 1) / STEPS))
-        for i in range(STEPS)
-    )
+    counter = (max(i - 1, 0) / STEPS for i in range(STEPS))
+    spans = ((at, at) for at in counter) if late else ((i / STEPS, (i + 1) / STEPS) for i in range(STEPS))
+    calls = (Call(x, x[:, 0, 0, 0], x[:, :, 0], None, (Row(0),), span) for span in spans)
     return {i for i, call in enumerate(calls) if schedule.at(call) is not None}
 
 
@@ -39,6 +41,7 @@ def test_the_window_starts_one_step_earlier_and_ends_two_earlier(
     first, last = round(start * STEPS), round(end * STEPS)
     assert ours(start, end) == set(range(first, last))
     assert the_incumbents(start, end) == set(range(first + late, last + longer))
+    assert ours(start, end, late=True) == the_incumbents(start, end)
 
 
 def test_soft_weights_are_the_incumbents_also_for_sdxl() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controlstack.faces.settings import CONTINUE_WITHOUT_CONTROL, SETTINGS
+from controlstack.faces.settings import CONTINUE_WITHOUT_CONTROL, LATE_WINDOW, SETTINGS
 
 THEIRS = {
     "control_net_detectedmap_dir": "detected_maps",
@@ -26,10 +26,11 @@ THEIRS = {
 }
 
 
-def test_keys_and_defaults_are_the_incumbents_and_one_of_our_own() -> None:
+def test_keys_and_defaults_are_the_incumbents_and_two_of_our_own() -> None:
     assert {key: setting.default for key, setting in SETTINGS.items()} == {
         **THEIRS,
         CONTINUE_WITHOUT_CONTROL: False,
+        LATE_WINDOW: False,
     }
 
 

@@ -1,9 +1,9 @@
 """A WebUI script for the tests: does with each finished picture what ADetailer does with a face.
 
 A job inside the job repaints the picture, with the same scripts and one unit of its own, through the import
-path that ADetailer makes from our folder's name. Its argument is a dict: {"unit": fields} does it, {"paths":
-[...]} tells in the infotext whether the classes behind import paths are one. At load it imports what others
-do that come before us in the order of names.
+path that ADetailer makes from our folder's name, or with {"as": "forge"} in its way for Forge. Its argument
+is a dict: {"unit": fields} does it, {"paths": [...]} tells in the infotext whether the classes behind import
+paths are one. At load it imports what others do that come before us in the order of names.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import copy
 import importlib
 
 import gradio as gr
+import numpy as np
 from modules import extensions, scripts
 from modules.processing import StableDiffusionProcessingImg2Img, process_images
 
@@ -55,10 +56,27 @@ class Nested(scripts.Script):
 
     def postprocess_image(self, p, pp, asked):
         if "unit" in asked and not getattr(p, "inner_job", False):
-            pp.image = repainted(p, pp.image, asked["unit"])
+            pp.image = repainted(p, pp.image, asked["unit"], as_on_forge=asked.get("as") == "forge")
 
 
-def repainted(p, picture, fields):
+def only_control(job, fields):
+    """What ADetailer does on Forge: of all scripts the job keeps one, with one unit."""
+    from lib_controlnet import external_code, global_state
+
+    assert fields["model"] in global_state.get_all_controlnet_names()
+    picture = np.asarray(job.init_images[0])
+    image = {"image": picture, "mask": np.full_like(picture, 255)}
+    resize = external_code.resize_mode_from_value(job.resize_mode)
+    side = external_code.pixel_perfect_resolution(picture, job.height, job.width, resize_mode=resize)
+    unit = external_code.ControlNetUnit(enabled=True, image=image, processor_res=side, **fields)
+    script = copy.copy(next(s for s in scripts.scripts_img2img.scripts if s.title() == "ControlNet"))
+    script.args_from, script.args_to = 0, 1
+    job.scripts = copy.copy(scripts.scripts_img2img)
+    job.scripts.alwayson_scripts = [script]
+    job.script_args_value = [unit]
+
+
+def repainted(p, picture, fields, *, as_on_forge=False):
     names = ("prompt", "negative_prompt", "steps", "cfg_scale", "width", "height", "sampler_name", "sd_model")
     job = StableDiffusionProcessingImg2Img(
         init_images=[picture],
@@ -70,8 +88,10 @@ def repainted(p, picture, fields):
     )
     job.inner_job = True
     job.scripts, job.script_args = copy.copy(p.scripts), without_units(p.script_args)
-    external = controlnet()
-    if fields:
+    if as_on_forge:
+        only_control(job, fields)
+    elif fields:
+        external = controlnet()
         mode = external.ControlMode.BALANCED
         unit = external.ControlNetUnit(control_mode=mode, pixel_perfect=True, enabled=True, **fields)
         external.update_cn_script_in_processing(job, [unit])

@@ -90,6 +90,16 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "three units": ([CANNY, ready(weight=0.5), ready("net2", PHOTO, control_mode=MODES[2])], {}),
     "window 0.25 to 1": ([ready(guidance_start=0.25)], {}),
     "window 0 to 0.5": ([ready(guidance_end=0.5)], {}),
+    "late window 0.25 to 1": ([ready(guidance_start=0.25)], {"late": True}),
+    "late window 0 to 0.5": ([ready(guidance_end=0.5)], {"late": True}),
+    "late window 0.25 to 0.75, Heun": (
+        [ready(guidance_start=0.25, guidance_end=0.75)],
+        {"late": True, "sampler_name": "Heun"},
+    ),
+    "late window 0.25 to 0.75, hires": (
+        [ready(guidance_start=0.25, guidance_end=0.75)],
+        {"late": True} | HIRES,
+    ),
     **{
         f"hires, {option}": ([ready(hr_option=option)], HIRES)
         for option in ("Both", "Low res only", "High res only")
@@ -125,7 +135,10 @@ def write_models(folder: Path) -> None:
 
 
 def ask(url: str, units: list[dict[str, Any]], fields: dict[str, Any]) -> list[NDArray[np.uint8]]:
+    """`late` asks ours for the incumbent's window."""
     fields = dict(fields)
+    if fields.pop("late", False):
+        fields["override_settings"] = {"control_net_late_window": True}
     route = fields.pop("route", "txt2img")
     scripts = {"alwayson_scripts": {"ControlNet": {"args": units}}} if units else {}
     answer = httpx.post(
@@ -141,9 +154,10 @@ def rows(ours: str, theirs: str, only: list[str]) -> Iterator[str]:
     for name, (units, fields) in CASES.items():
         if not any(part in name for part in only):
             continue
-        one, other = ask(ours, units, fields), ask(theirs, units, fields)
+        bare = {key: value for key, value in fields.items() if key != "late"}
+        one, other = ask(ours, units, fields), ask(theirs, units, bare)
         if "route" in fields:  # what it draws while it loads a network, A1111's VAE does not draw
-            other = ask(theirs, units, fields)
+            other = ask(theirs, units, bare)
         count = fields.get("batch_size", 1) * fields.get("n_iter", 1)
         pictures = np.abs(np.stack(one[:count]).astype(int) - np.stack(other[:count]))
         shown = zip(one[count:], other[count:], strict=False)

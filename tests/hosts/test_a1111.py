@@ -47,6 +47,9 @@ class Client:
         assert all(picture.std() > 2 for picture in shown[:1]), "a flat picture tests nothing"
         return shown
 
+    def models(self) -> list[str]:
+        return self.host.session.get("/controlnet/model_list").json()["model_list"]
+
     def set(self, **options: Any) -> None:
         assert self.host.post("/sdapi/v1/options", options).status_code == 200
 
@@ -183,6 +186,27 @@ def test_a_window_is_a_share_of_what_a_sampler_really_evaluates(
     assert (seen["unet_calls"], seen["network_calls"]) == (evaluations, evaluations // 2)
 
 
+LATE = {"control_net_late_window": True}
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM", "Heun"])
+def test_a_late_window_is_the_incumbents(host: Client, sampler: str) -> None:
+    """It acts iff start <= what the host's step counter says, a step late, <= end. Heun's second half of a
+    step is called when the step has been counted."""
+    steps, start, end = 6, 0.25, 0.5
+    host.pictures(
+        unit(guidance_start=start, guidance_end=end),
+        sampler_name=sampler,
+        steps=steps,
+        override_settings=LATE,
+    )
+    first = [max(i - 1, 0) for i in range(steps)]
+    counter = sorted([*first, *range(steps - 1)]) if sampler == "Heun" else first
+    seen = host.watch()
+    assert seen["unet_calls"] == len(counter)
+    assert seen["network_calls"] == sum(start <= at / steps <= end for at in counter)
+
+
 def test_an_adaptive_sampler_has_a_window_too(host: Client) -> None:
     host.pictures(unit(guidance_end=0.5), sampler_name="DPM adaptive")
     seen = host.watch()
@@ -317,23 +341,35 @@ def checkpoints(host: Client) -> list[str]:
 
 
 def test_every_checkpoint_is_controlled_or_says_why_not(host: Client, plain: NDArray[np.uint8]) -> None:
-    """Inpaint, edit, depth, v-prediction: whatever lies in the folder."""
+    """Inpaint, edit, depth, v-prediction, SD2, SDXL: whatever lies in the folder, and a control file for it.
+
+    Depth and edit checkpoints need a picture to begin with.
+    """
     others = checkpoints(host)
     if not others:
         pytest.skip("this WebUI has one checkpoint")
+    controlled = []
     for title in others:
         for route in ({}, painting()):
             asked = _with(title) | route
             bare = host.ask(**asked)
-            if bare.status_code != 200:  # InstructPix2Pix cannot paint without a picture
+            if bare.status_code != 200:
                 assert not route
                 continue
-            answer = host.ask(unit(), **asked)
-            if answer.status_code == 200:
-                pictures = (pixels(one.json()["images"][0]) for one in (answer, bare))
-                assert difference(*pictures) >= 1, title
-            else:
-                assert "does not fit the checkpoint" in answer.text, title
+            bare = host.ask(**asked)  # A1111 draws its noise otherwise while it loads a checkpoint
+            host.watch()
+            for net in ("net0", "sd2", "sdxl"):
+                answer = host.ask(unit(model=net), **asked)
+                if answer.status_code == 200:
+                    pictures = (pixels(one.json()["images"][0]) for one in (answer, bare))
+                    assert difference(*pictures) >= 1, title
+                    assert host.watch()["network_calls"] == STEPS, title
+                    controlled.append((title, *route))
+                else:
+                    assert "does not fit the checkpoint" in answer.text, title
+            assert host.ask(**asked).json()["images"] == bare.json()["images"], title
+    print("controlled:", *(" ".join(one[:2]) for one in controlled), sep="\n  ")
+    assert controlled
     assert np.array_equal(host.pictures()[0], plain)
 
 

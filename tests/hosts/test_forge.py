@@ -6,6 +6,7 @@ ControlNet is enabled, pictures are compared with its own; where it is disabled,
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from test_a1111 import (  # noqa: F401
     test_units_change_the_picture_and_show_their_maps,
     test_what_must_not_act_changes_no_bit,
 )
+from test_other_extensions import PATHS
 from webui_server import ABSENT, DIR, URL, running
 
 pytestmark = [pytest.mark.webui, pytest.mark.skipif(not (URL or DIR), reason=ABSENT)]
@@ -89,6 +91,42 @@ def test_in_place_of_the_built_in_ours_has_its_routes_and_import_names(host: Cli
     assert host.watch()["external_code"] == "controlstack.faces.external_code"
 
 
+@pytest.fixture(scope="module")
+def caller(host: Client) -> Client:
+    """With an extension that calls ours as ADetailer does."""
+    if "nested job" not in host.host.session.get("/sdapi/v1/scripts").json()["txt2img"]:
+        pytest.skip("this WebUI runs without nested_job_script.py")
+    return host
+
+
+def nested(client: Client, asked: dict[str, Any]) -> dict[str, Any]:
+    scripts = {"nested job": {"args": [asked]}}
+    answer = client.host.post("/sdapi/v1/txt2img", {**job(**JOB), "alwayson_scripts": scripts})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_every_import_path_leads_to_one_class(caller: Client) -> None:
+    told = json.loads(nested(caller, {"paths": [*PATHS, "lib_controlnet.external_code"]})["info"])
+    assert told["extra_generation_params"]["One class"] is True
+
+
+@pytest.mark.parametrize("way", ["a1111", "forge"])
+def test_a_caller_in_the_way_of_adetailer_controls_its_own_job(
+    caller: Client,
+    plain: NDArray[np.uint8],  # noqa: F811
+    way: str,
+) -> None:
+    model = next(m for m in caller.models() if m.startswith("net0"))
+    repainted = pixels(nested(caller, {"unit": {}})["images"][0])
+    caller.watch()
+    answer = nested(caller, {"unit": {"module": "canny", "model": model}, "as": way})
+    assert caller.watch()["network_calls"] >= STEPS - 1
+    assert len(answer["images"]) == 1
+    assert difference(pixels(answer["images"][0]), repainted) >= 2
+    assert np.array_equal(caller.pictures()[0], plain)
+
+
 def test_rows_of_prompts_joined_by_and(host: Client) -> None:
     host.watch()
     host.pictures({**unit("net0"), "control_mode": "ControlNet is more important"}, prompt="a cat AND a dog")
@@ -129,8 +167,7 @@ IGNORED_BY_REFORGE = {"prompt", "control"}
 def test_a_picture_is_that_of_the_built_in(anywhere: Client, case: str) -> None:
     if not beside(anywhere):
         pytest.skip("the built-in ControlNet is disabled")
-    models = anywhere.host.session.get("/controlnet/model_list").json()["model_list"]
-    full = {name.split(" [")[0]: name for name in models}
+    full = {name.split(" [")[0]: name for name in anywhere.models()}
     units, fields = SAME[case]
     said = [{**one, "model": full[one["model"]]} for one in units]
     theirs, ours, bare = (

@@ -104,13 +104,19 @@ def running(folder: Path) -> Iterator[Host]:
 
 
 def write_models(folder: Path) -> None:
-    """Control files for a base of width 32 and context 768, and one for another base."""
+    """Control files for bases of width 32 and context 768, for narrow SD2 and SDXL ones, and for another."""
     import nets
+
+    sd2 = nets.SD2 | dict(block_out_channels=(64, 128, 256, 256), attention_head_dim=(1, 2, 4, 4))
+    sizes = dict(addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816)
+    sdxl = nets.SDXL | dict(cross_attention_dim=2048) | sizes
 
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(3):
         tensors = nets.in_ldm(nets.controlnet(nets.SD1, seed=seed).state_dict(), "control_model.")
         nets.save(folder / f"net{seed}.safetensors", tensors)
+    for name, config in (("sd2", sd2), ("sdxl", sdxl)):
+        nets.save(folder / f"{name}.safetensors", nets.controlnet(config).state_dict())
     nets.save(folder / "other.safetensors", nets.controlnet(nets.SDXL).state_dict())
 
 

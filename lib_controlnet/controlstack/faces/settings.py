@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controlstack.hosts import options
-from controlstack.hosts.webui import CONTINUE_WITHOUT_CONTROL, MAX_UNITS, WebUI
+from controlstack.hosts.webui import CONTINUE_WITHOUT_CONTROL, LATE_WINDOW, MAX_UNITS, WebUI
 from controlstack.log import log
 
 
@@ -57,6 +57,11 @@ SETTINGS = {
     "control_net_sync_field_args": Setting(True, "Pasting a picture's parameters sets units"),
     CONTINUE_WITHOUT_CONTROL: Setting(
         False, "When a unit fails, paint without control instead of stopping with a sentence"
+    ),
+    LATE_WINDOW: Setting(
+        False,
+        "Begin and end units late by a step or two, as sd-webui-controlnet does, to repeat its pictures in "
+        "A1111",
     ),
     **dict.fromkeys(
         (

@@ -18,7 +18,7 @@ from controlstack.hosts import unet_ldm
 from controlstack.hosts.ledger import Ledger, rows
 from controlstack.hosts.live_ldm import LiveLDM, base_of
 from controlstack.hosts.neighbours import OWN
-from controlstack.hosts.webui import WebUI
+from controlstack.hosts.webui import LATE_WINDOW, WebUI
 from controlstack.joints import Call, Services, Shadow
 from controlstack.layout import Base
 from controlstack.session import Session
@@ -178,7 +178,14 @@ class Pass:
 
     def _span(self, denoiser: Any, sigma: float) -> tuple[float, float]:
         """The evaluation's share of the pass; with an adaptive sampler, how far the noise has come down, in
-        its logarithm."""
+        its logarithm.
+
+        The incumbent's is the host's step counter, which moves on after the UNet was called: 0, 0, 1, 2 … of
+        the steps, so that a unit begins a step late and ends up to two late.
+        """
+        if self.host.option(LATE_WINDOW, default=False):
+            counted = shared.state.sampling_step / max(shared.state.sampling_steps, 1)
+            return counted, counted
         if denoiser.sampler.config.name == "DPM adaptive":
             self.first_sigma = self.first_sigma or sigma
             whole = math.log(self.first_sigma / float(denoiser.inner_model.sigmas[0]))

@@ -32,6 +32,8 @@ from controlstack.weights import Loaded
 MAX_UNITS = 10
 CONTINUE_WITHOUT_CONTROL = "control_net_continue_without_control"
 """The setting with which a job whose unit fails paints on; it is off."""
+LATE_WINDOW = "control_net_late_window"
+"""The setting with which units begin and end as in the incumbent; it is off."""
 _SESSION, _SERIES = "controlstack_session", "controlstack_series"
 
 

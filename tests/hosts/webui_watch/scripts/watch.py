@@ -65,6 +65,11 @@ class Watch(scripts.Script):
         if "record me" in p.prompt and Watch.recording is None:
             Watch.recording = unet().register_forward_hook(record, with_kwargs=True)
 
+    def post_sample(self, p: Any, samples: Any, *args: Any) -> None:
+        """What the VAE will be given, which no host has rounded yet."""
+        if "keep the latents" in p.prompt:
+            torch.save(torch.stack([*samples.samples]).float().cpu(), CALLS / "latents.pt")
+
     def postprocess_image(self, p: Any, pp: Any, *args: Any) -> None:
         """A job inside the job, as ADetailer has it."""
         if "a job inside" in p.prompt:
