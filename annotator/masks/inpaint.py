@@ -1,6 +1,7 @@
 """The picture with its mask, for models that repaint what is masked.
 
 Both preprocessors make the same map; with `inpaint_only` the job also leaves unchanged what is not masked.
+Checkpoints for inpainting are shown it too.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ register(
         resolution=None,
         accepts_mask=True,
         requires_mask=True,
-        companions=("keep unmasked",),
+        companions=("keep unmasked", "inpaint checkpoint"),
     )
 )
 register(
@@ -41,6 +42,7 @@ register(
         name="inpaint",
         run=inpaint,
         label="inpaint_global_harmonious",
+        companions=("inpaint checkpoint",),
         control_types=("Inpaint",),
         resolution=None,
         accepts_mask=True,

@@ -90,7 +90,8 @@ class Attention:
 class Prediction:
     """What the UNet's output means at a timestep: x = signal · x0 + noise · ε, both "R 1 1 1".
 
-    kind: "epsilon", "v_prediction" or "sample", diffusers' names
+    kind: "epsilon", "v_prediction" or "sample", diffusers' names, or "edm": Karras et al., arXiv 2206.00364,
+        where x is c_in · (x0 + σ · ε) and the output F of x0 = c_skip · (x0 + σ · ε) + c_out · F
     """
 
     signal: Tensor
@@ -112,6 +113,8 @@ class Prediction:
             return output
         if self.kind == "v_prediction":
             return self.signal * x - self.noise * output
+        if self.kind == "edm":
+            return self._spread * ((1 - self.noise**2).sqrt() * x + self.noise * output)
         return (x - self.noise * output) / self.signal
 
     def output_change(self, change: Tensor) -> Tensor:
@@ -120,11 +123,18 @@ class Prediction:
             return change
         if self.kind == "v_prediction":
             return -change / self.noise
+        if self.kind == "edm":
+            return change / (self._spread * self.noise)
         return -change * self.signal / self.noise
 
     def noised(self, x0: Tensor, noise: Tensor) -> Tensor:
         """x0 with as much noise as the timestep has."""
         return self.signal * x0 + self.noise * noise
+
+    @property
+    def _spread(self) -> Tensor:
+        """EDM's spread of the data: (spread · signal)² + noise² = 1."""
+        return (1 - self.noise**2).sqrt() / self.signal
 
 
 def noise_levels(alphas_cumprod: Tensor) -> Tensor:

@@ -30,12 +30,15 @@ class Base:
     context: channels of the prompt tokens; None where nothing attends to them
     vector: channels of SDXL's vector conditioning, else None; `ANY` for a control that does not see it
     blocks: how many skips the encoder hands to the decoder
+    extra: channels that a checkpoint reads beside the latents: 5 for inpainting, 1 for depth, 4 for
+        InstructPix2Pix; controls do not see them
     """
 
     width: int
     context: int | None
     vector: int | None
     blocks: int
+    extra: int = 0
 
     @property
     def name(self) -> str:

@@ -101,6 +101,8 @@ def looks(unit: ControlNetUnit, preprocessor: Preprocessor, job: Job) -> tuple[S
     source = sources.choose(
         unit, job, wants_mask=preprocessor.accepts_mask, many=many, whole=preprocessor.whole
     )
+    if preprocessor.fills:
+        source = sources.surrounded(source, job)
     return source, [_ask(unit, preprocessor, picture, source.resize, job) for picture in source.pictures]
 
 

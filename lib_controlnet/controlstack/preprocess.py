@@ -116,6 +116,7 @@ class Preprocessor:
     soft_in_hires: its hard edges are weakened in the high-resolution pass
     seeded: draws at random, from the job's seed
     companions: the families that have to act beside the model, by name
+    fills: paints what is masked, and also what a resize puts around the picture
     whole: looked at as it is, also where the host paints only the masked region
     network: what looks at the picture, for the documentation
     files: the network's weights
@@ -140,6 +141,7 @@ class Preprocessor:
     soft_in_hires: bool = False
     seeded: bool = False
     companions: tuple[str, ...] = ()
+    fills: bool = False
     whole: bool = False
     network: str = ""
     files: tuple[File, ...] = ()

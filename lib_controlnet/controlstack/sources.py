@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -80,6 +80,19 @@ def _drawing(picture: Picture) -> Picture:
     if picture.mask is None or (picture.mask <= 5).all() or (picture.mask >= 250).all():
         return Picture(picture.rgb)
     return Picture(image.hwc3(picture.mask))
+
+
+def surrounded(source: Source, job: Job) -> Source:
+    """Where the pictures are to be surrounded, they are so now, with masks that cover what is new."""
+    if source.resize is not ResizeMode.OUTER_FIT:
+        return source
+
+    def fit(picture: Picture) -> Picture:
+        mask = empty_mask(picture) if picture.mask is None else picture.mask
+        fitted = geometry.fit(np.dstack([picture.rgb, mask]), job.width, job.height, source.resize)
+        return Picture(fitted[..., :3].copy(), fitted[..., 3].copy())
+
+    return replace(source, pictures=tuple(map(fit, source.pictures)))
 
 
 def _cropped(source: Source, unit: ControlNetUnit, job: Job) -> Source:

@@ -18,7 +18,12 @@ from controlstack.hosts.live_ldm import LDMLayers
 from controlstack.joints import Prediction
 from controlstack.layout import Base
 
-_KINDS = {"EPS": "epsilon", "V_PREDICTION": "v_prediction"}
+_KINDS = {
+    "EPS": "epsilon",
+    "V_PREDICTION": "v_prediction",
+    "V_PREDICTION_EDM": "v_prediction",
+    "EDM": "edm",
+}
 """reForge's `ModelType`s by diffusers' names, which Forge has too."""
 
 
@@ -41,6 +46,7 @@ def base_of(model: Any) -> Base:
         context=config["context_dim"],
         vector=config["adm_in_channels"] if model.is_sdxl else None,
         blocks=len(unet.input_blocks),
+        extra=unet.in_channels - unet.out_channels,
     )
 
 
@@ -97,12 +103,13 @@ class LiveForge(LDMLayers):
         self._t, self._sigmas = t, sigmas.repeat(len(t) // len(sigmas))
 
     def prediction(self, t: Tensor) -> Prediction:
-        """Raises ControlError for checkpoints that predict something else than noise or velocity."""
+        """Raises ControlError for checkpoints that predict something else than noise, velocity or EDM's."""
         exact = dict(zip(self._t.tolist(), self._sigmas.tolist(), strict=True))
         of_timesteps = self._predictor.sigma(t.float()).tolist()
         levels = [exact.get(at, sigma) for at, sigma in zip(t.tolist(), of_timesteps, strict=True)]
         sigma = torch.tensor(levels, device=t.device).reshape(-1, 1, 1, 1)
-        return Prediction(1 / (1 + sigma**2).sqrt(), sigma / (1 + sigma**2).sqrt(), self._kind)
+        whole = (self._predictor.sigma_data**2 + sigma**2).sqrt()
+        return Prediction(1 / whole, sigma / whole, self._kind)
 
     @property
     def _predictor(self) -> Any:
@@ -117,7 +124,7 @@ class LiveForge(LDMLayers):
         if kind not in _KINDS.values():
             raise ControlError(
                 "The checkpoint cannot be controlled in this way",
-                f"It predicts {kind}, and only noise and velocity are supported",
+                f"It predicts {kind}, and only noise, velocity and EDM are supported",
                 "Choose another checkpoint or another kind of control",
             )
         return str(kind)

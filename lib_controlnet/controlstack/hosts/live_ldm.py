@@ -30,6 +30,7 @@ def base_of(model: Any) -> Base:
         context=None if prompt is None else prompt.in_features,
         vector=unet.label_emb[0][0].in_features if has_vector else None,
         blocks=len(unet.input_blocks),
+        extra=unet.in_channels - unet.out_channels,
     )
 
 

@@ -127,6 +127,7 @@ def base_of(unet: Any) -> Base:
         context=unet.config.cross_attention_dim,
         vector=None if vector is None else vector.linear_1.in_features,
         blocks=sum(block.part == "input" for block, _ in blocks(unet)),
+        extra=unet.config.in_channels - unet.config.out_channels,
     )
 
 
