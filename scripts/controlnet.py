@@ -20,6 +20,7 @@ if RIVAL is None:
     settings.set_log_level(HOST)
     script_callbacks.on_app_started(lambda _page, app: api.register(app, HOST))
     script_callbacks.on_ui_settings(settings.register)
+    script_callbacks.on_after_component(ui.remember)
     script_callbacks.on_before_ui(lambda: xyz.register(scripts.scripts_data, HOST))
     script_callbacks.on_infotext_pasted(lambda _text, params: infotext.paste(params, HOST))
 

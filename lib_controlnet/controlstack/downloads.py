@@ -104,6 +104,10 @@ class Store:
         with _one_at_a_time(self.place(file)):
             return self.find(file) or self._download(file)
 
+    def fetched(self, file: File) -> int:
+        """How many bytes of a file are here while it is being downloaded."""
+        return _fetched(self.folders[0] / PARTIAL / file.name)
+
     def fault(self, file: File) -> ControlError | None:
         """Why a file that is not there cannot be had; None for one that is there or can be downloaded."""
         if self.find(file):
@@ -173,6 +177,12 @@ def _fetch(file: File, partial: Path) -> tuple[Path, int | None, str | None]:
     return fetched, stated.size, etag if re.fullmatch("[0-9a-f]{64}", etag) else None
 
 
+def _fetched(partial: Path) -> int:
+    """Bytes of the incomplete download in a folder."""
+    sizes = (path.stat().st_size for path in partial.rglob("*.incomplete") if path.is_file())
+    return max(sizes, default=0)
+
+
 def _forget(partial: Path) -> None:
     """Remove a folder of incomplete downloads, and the one around it when that is empty."""
     shutil.rmtree(partial, ignore_errors=True)
@@ -209,9 +219,9 @@ def _progress(file: File, partial: Path, every: float = 5.0) -> Iterator[None]:
 
     def watch() -> None:
         while not done.wait(every):
-            sizes = [path.stat().st_size for path in partial.rglob("*.incomplete") if path.is_file()]
-            share = f" ({100 * max(sizes) // file.size} %)" if sizes and file.size else ""
-            log.info("%s: %d MB%s", file.name, max(sizes, default=0) >> 20, share)
+            fetched = _fetched(partial)
+            share = f" ({100 * fetched // file.size} %)" if fetched and file.size else ""
+            log.info("%s: %d MB%s", file.name, fetched >> 20, share)
 
     size = f", {file.size / 1e6:.1f} MB" if file.size else ""
     log.info("Downloading %s%s, from %s", file.name, size, file.source)

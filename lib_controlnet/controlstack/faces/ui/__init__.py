@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from controlstack.faces.ui import pasting, values
+from controlstack.faces.ui import host_page, pasting, values
 from controlstack.hosts import builtin
 from controlstack.hosts.webui import MAX_UNITS, WebUI
 from controlstack.log import log
@@ -34,6 +34,10 @@ def panel(script: Any, host: WebUI, *, is_img2img: bool) -> list[Any]:
     script.infotext_fields = pasting.fields(view, host.name)
     script.paste_field_names = []
     return [*slots, *(component for unit in view.units for component in unit.values())]
+
+
+remember = host_page.remember
+"""For the host's `on_after_component`."""
 
 
 def _build(tab: str, host: WebUI) -> PanelView:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any
@@ -16,6 +17,27 @@ MAJOR = int(gr.__version__.partition(".")[0])
 _OLD = MAJOR < 4
 _BRUSH = 20
 """px"""
+
+
+def _lenient(kind: type[Any]) -> type[Any]:
+    """A kind of component that takes any value: what is wrong is told in words at its unit, and not by an
+    error of the page's, which would also hit values that are on their way while a range changes.
+
+    gradio 3 and 4 check nothing. gradio's own metaclass is passed over, as it writes a file beside this one.
+    """
+    if MAJOR < 5:
+        return kind
+    body = {
+        "preprocess": lambda _self, payload: payload,
+        "is_template": True,
+        "__module__": __name__,
+        "__init__": kind.__init__,
+    }
+    made: type[Any] = ABCMeta.__new__(type(kind), kind.__name__, (kind,), body)
+    return made
+
+
+_Slider, _Dropdown, _Radio = map(_lenient, (gr.Slider, gr.Dropdown, gr.Radio))
 
 
 def component(field: Field, elem_id: str, **said: Any) -> Any:
@@ -35,13 +57,11 @@ def component(field: Field, elem_id: str, **said: Any) -> Any:
 
 def _slider(field: Field, said: dict[str, Any]) -> Any:
     minimum, maximum, step = field.span
-    return gr.Slider(minimum=minimum, maximum=maximum, step=step, **said)
+    return _Slider(minimum=minimum, maximum=maximum, step=step, **said)
 
 
-def _dropdown(field: Field, said: dict[str, Any]) -> Any:
-    """Newer versions refuse what is not listed; a model that has gone is better told in words at its unit."""
-    custom = {"allow_custom_value": True} if MAJOR > 4 else {}
-    return gr.Dropdown(**custom, **{"choices": list(field.choices), **said})
+def _choice(kind: type[Any]) -> Callable[[Field, dict[str, Any]], Any]:
+    return lambda field, said: kind(**{"choices": list(field.choices), **said})
 
 
 def _text(field: Field, said: dict[str, Any]) -> Any:
@@ -77,8 +97,8 @@ def _files(_: Field, said: dict[str, Any]) -> Any:
 _KINDS: Mapping[str, Callable[[Field, dict[str, Any]], Any]] = {
     "checkbox": lambda _, said: gr.Checkbox(**said),
     "slider": _slider,
-    "radio": lambda field, said: gr.Radio(**{"choices": list(field.choices), **said}),
-    "dropdown": _dropdown,
+    "radio": _choice(_Radio),
+    "dropdown": _choice(_Dropdown),
     "text": _text,
     "picture": _canvas,
     "preview": _preview,
@@ -176,3 +196,14 @@ def on_this_page(made: Any) -> bool:
     """Whether a component belongs to the page that is being built, not to one that hosts build aside."""
     root = Context.root_block
     return root is not None and getattr(made, "_id", None) in root.blocks
+
+
+def gallery_value(paths: Sequence[str]) -> Any:
+    """What a gallery is given to show; nothing at all empties it."""
+    return list(paths) or None
+
+
+def webcam(on: bool) -> Any:
+    """An update that has the canvas of gradio 3 take its picture from a webcam, or from a file again. Newer
+    canvases have a sign of their own for it."""
+    return {"source": "webcam" if on else "upload", "value": None, "__type__": "update"}

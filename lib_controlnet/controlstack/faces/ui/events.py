@@ -239,6 +239,11 @@ def as_html(said: str) -> str:
     return f'<p role="alert">{escape(said)}</p>' if said else ""
 
 
+def as_status(said: str) -> str:
+    """What people read while something runs, and when it is done."""
+    return f'<p role="status">{escape(said)}</p>' if said else ""
+
+
 def _preprocessor(values: Values) -> Preprocessor | None:
     try:
         return preprocess.find(str(values["module"]))

@@ -159,11 +159,7 @@ def _preview(view: UnitView) -> None:
     with gr.Row(elem_classes=["cnet-generated-image-control-group"]):
         view.tool("_pose_edit", "Edit", "Edit the pose", "cnet-edit-pose", visible=False)
         view.parts["_pose_upload"] = compat.upload_button(
-            "Upload JSON",
-            f"{view.prefix}_pose_upload",
-            [".json"],
-            visible=False,
-            elem_classes=["cnet-upload-pose"],
+            "Upload JSON", f"{view.prefix}_pose_upload", [".json"], elem_classes=["cnet-upload-pose"]
         )
         view.html("_pose_download", "", "cnet-download-pose")
         view.tool("_preview_close", "Close", "Close the preview", "cnet-close-preview", visible=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from controlstack.faces.ui import compat, events
+from controlstack.faces.ui import compat, events, tools
 from controlstack.faces.ui.events import Changes, Reaction
 from controlstack.faces.ui.fields import FIELDS, PLAIN
 from controlstack.faces.ui.layout import PanelView, UnitView
@@ -20,6 +20,7 @@ def wire(view: PanelView, stock: Stock) -> None:
     """Connect everything on a panel."""
     for unit in view.units:
         _wire_unit(unit, stock)
+        tools.wire(unit, stock)
 
 
 def _wire_unit(view: UnitView, stock: Stock) -> None:
