@@ -1,10 +1,13 @@
-"""Networks of preprocessors: built from their weights when one is asked for, and the last few kept loaded."""
+"""Networks of preprocessors: built of their weights when asked for, kept for the next run within bounds."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from threading import RLock
 from typing import TypeAlias
 
 import cv2
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 from controlstack.downloads import File, Store
 from controlstack.errors import ControlError
 from controlstack.packages import bring
-from controlstack.weights import Loaded, read_header, read_tensors, stamp
+from controlstack.weights import read_header, read_tensors, stamp
 
 State: TypeAlias = dict[str, Tensor]
 """Tensors by name, as they stand in a file; floating-point ones in float32."""
@@ -26,39 +29,66 @@ _PARALLEL = re.compile(r"(?<![^.])module\.")
 """What the data parallelism that a network was trained with adds to names, wherever it wrapped a part."""
 
 
+MAX_LOADED = 2 << 30
+"""Most bytes of networks that stay loaded beside the one used last."""
+
+Room: TypeAlias = Callable[[int, torch.device], None]
+"""Has a host free so many bytes of a device, and what computing takes beside them."""
+
+
 class Networks:
-    """What a preprocessor gets its network from.
+    """What a preprocessor gets its network from. Those used last stay loaded.
 
     store: where weights lie
     device: where networks run; None takes the first graphics card there is
-    bound: how many stay loaded; 0 keeps none beyond the run that uses it
+    bound: most bytes that stay loaded beside the network used last
+    room: called before a network goes to the device
     """
 
     def __init__(
-        self, store: Store | None = None, device: torch.device | str | None = None, bound: int = 2
+        self,
+        store: Store | None = None,
+        device: torch.device | str | None = None,
+        bound: int = MAX_LOADED,
+        room: Room | None = None,
     ) -> None:
         self.store = store or Store()
+        self.bound = bound
         self._device = None if device is None else torch.device(device)
-        self._loaded = Loaded(bound)
+        self._room = room
+        self._loaded: OrderedDict[Hashable, tuple[nn.Module, int]] = OrderedDict()
+        self._lock = RLock()
 
     @property
     def device(self) -> torch.device:
         """Where networks run."""
         return self._device or _best_device()
 
-    @property
-    def bound(self) -> int:
-        """How many networks stay loaded."""
-        return self._loaded.bound
+    def taken(self) -> dict[str, int]:
+        """Bytes of the networks that are loaded, by the type of the device that they lie on."""
+        taken: dict[str, int] = {}
+        with self._lock:
+            for network, size in self._loaded.values():
+                place = _place(network).type
+                taken[place] = taken.get(place, 0) + size
+        return taken
 
-    @bound.setter
-    def bound(self, bound: int) -> None:
-        self._loaded.bound = bound
+    def rest(self) -> None:
+        """Move all networks into main memory: the device is wanted for something else."""
+        with self._lock:
+            resting = [network for network, _ in self._loaded.values() if _place(network).type != "cpu"]
+            for network in resting:
+                network.cpu()
+        if resting:
+            _give_back()
 
     def unload(self) -> None:
         """Let go of all networks; the next run loads its own again."""
-        bound, self.bound = self.bound, 0
-        self.bound = bound
+        with self._lock:
+            held = bool(self._loaded)
+            self._loaded.clear()
+        if held:
+            _give_back()
 
     def get(self, file: File, build: Callable[[State], nn.Module]) -> nn.Module:
         """The network of this file, ready to infer on `device`. `build` makes it of the file's tensors.
@@ -66,22 +96,35 @@ class Networks:
         Raises ControlError if the file cannot be had or read, or holds another network's weights.
         """
         path = self.store.get(file)
-        return self._loaded.get((stamp(path), self.device), lambda: self._load(file, build))
+        return self._ready(path, lambda: self._load(file, path, build))
 
     def open(self, file: File, build: Callable[[Path], nn.Module]) -> nn.Module:
         """As `get`, of a file that holds the network itself (ONNX, TorchScript), which `build` reads."""
         path = self.store.get(file)
-        return self._loaded.get((stamp(path), self.device), lambda: self._opened(file, path, build))
+        return self._ready(path, lambda: self._opened(file, path, build))
+
+    def _ready(self, path: Path, make: Callable[[], nn.Module]) -> nn.Module:
+        key = stamp(path)
+        with self._lock:
+            network, size = self._loaded.pop(key, (None, 0))
+            while sum(size for _, size in self._loaded.values()) > self.bound:
+                self._loaded.popitem(last=False)
+            if network is None:
+                network = make()
+                size = _bytes(network) or path.stat().st_size  # what others run keeps about its file's size
+            self._loaded[key] = network, size
+            if self._room and _place(network) != self.device:
+                self._room(size, self.device)
+            return network.to(self.device)
 
     def _opened(self, file: File, path: Path, build: Callable[[Path], nn.Module]) -> nn.Module:
         try:
             network = build(path)
         except (RuntimeError, ValueError, cv2.error) as error:  # what torch and OpenCV cannot read
             raise _another(file, path, error) from error
-        return network.eval().to(self.device)
+        return network.eval()
 
-    def _load(self, file: File, build: Callable[[State], nn.Module]) -> nn.Module:
-        path = self.store.get(file)
+    def _load(self, file: File, path: Path, build: Callable[[State], nn.Module]) -> nn.Module:
         header = read_header(path)
         tensors = read_tensors(header, header.shapes, dtype=torch.float32)
         state = {_PARALLEL.sub("", name): tensor for name, tensor in tensors.items()}
@@ -89,7 +132,31 @@ class Networks:
             network = build(state)
         except (RuntimeError, KeyError, IndexError) as error:  # names or shapes that do not fit
             raise _another(file, path, error) from error
-        return network.eval().requires_grad_(False).to(self.device)
+        return network.eval().requires_grad_(False)
+
+
+def _place(network: nn.Module) -> torch.device:
+    """Where a network lies; one without weights of its own, as from an ONNX file, lies in main memory."""
+    return next((tensor.device for tensor in _tensors(network)), torch.device("cpu"))
+
+
+def _bytes(network: nn.Module) -> int:
+    """What its weights take, those counted once that it uses twice."""
+    return sum(
+        {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in _tensors(network)}.values()
+    )
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    return chain(network.parameters(), network.buffers())
+
+
+def _give_back() -> None:
+    """Have torch hand what it keeps for later back to the graphics card's other users."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def _another(file: File, path: Path, error: Exception) -> ControlError:

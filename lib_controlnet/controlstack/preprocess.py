@@ -76,6 +76,7 @@ class Ask:
 
 _More = ParamSpec("_More")
 _Numbers = TypeVar("_Numbers", bound=np.generic)
+_Kept = TypeVar("_Kept")
 
 
 def at_resolution(
@@ -248,7 +249,7 @@ def unavailable(preprocessor: Preprocessor, networks: Networks) -> ControlError 
 class Cache:
     """The maps of the last runs, by content: the same picture with the same numbers is not computed twice.
 
-    At most `size` are kept, and no more than `MAX_CACHED` bytes beside the last one.
+    At most `size` are kept, and no more than `MAX_CACHED` bytes beside the last one; embeddings likewise.
     networks: where preprocessors get theirs
     """
 
@@ -277,8 +278,7 @@ class Cache:
             result = preprocessor.run(image, replace(ask, networks=self.networks))
         result.setflags(write=False)
         self._maps[key] = result
-        while len(self._maps) > self.size or (len(self._maps) > 1 and self._taken() > MAX_CACHED):
-            self._maps.popitem(last=False)
+        _shrink(self._maps, self.size, lambda map_: map_.nbytes)
         return result
 
     def embed(self, preprocessor: Preprocessor, image: Array, ask: Ask) -> Embedding:
@@ -290,10 +290,10 @@ class Cache:
             if error := unavailable(preprocessor, self.networks):
                 raise error
             made = preprocessor.embed(image, replace(ask, networks=self.networks))
-            self._embeddings[key] = {name: tensor.cpu() for name, tensor in made.items()}
+            # copied: a part of a tensor would keep all of it, here or on the graphics card
+            self._embeddings[key] = {name: tensor.to("cpu", copy=True) for name, tensor in made.items()}
         self._embeddings.move_to_end(key)
-        while len(self._embeddings) > max(self.size, 1):
-            self._embeddings.popitem(last=False)
+        _shrink(self._embeddings, max(self.size, 1), _weight)
         return self._embeddings[key]
 
     def pose(self, preprocessor: Preprocessor, image: Array, ask: Ask) -> Pose:
@@ -306,8 +306,7 @@ class Cache:
             self._check(preprocessor)
             self._poses[key] = preprocessor.pose(image, replace(ask, networks=self.networks))
         self._poses.move_to_end(key)
-        while len(self._poses) > max(self.size, 1):
-            self._poses.popitem(last=False)
+        _shrink(self._poses, max(self.size, 1), lambda _: 0)
         return self._poses[key]
 
     def _check(self, preprocessor: Preprocessor) -> None:
@@ -315,8 +314,32 @@ class Cache:
             raise error
         packages.check(preprocessor.packages)  # before weights are downloaded for nothing
 
-    def _taken(self) -> int:
-        return sum(map_.nbytes for map_ in self._maps.values())
+    def taken(self) -> dict[str, int]:
+        """Bytes kept: "maps", "embeddings", "networks" in main memory, and those that lie "on_device"."""
+        networks = self.networks.taken()
+        return {
+            "maps": sum(map_.nbytes for map_ in self._maps.values()),
+            "embeddings": sum(map(_weight, self._embeddings.values())),
+            "networks": networks.pop("cpu", 0),
+            "on_device": sum(networks.values()),
+        }
+
+    def clear(self) -> None:
+        """Let go of all that is kept; nothing but time is lost."""
+        self._maps.clear()
+        self._embeddings.clear()
+        self._poses.clear()
+        self.networks.unload()
+
+
+def _shrink(kept: OrderedDict[tuple[object, ...], _Kept], size: int, weigh: Callable[[_Kept], int]) -> None:
+    """Drop the oldest until `size` are left, or one, or the bytes are within bounds."""
+    while len(kept) > size or (len(kept) > 1 and sum(map(weigh, kept.values())) > MAX_CACHED):
+        kept.popitem(last=False)
+
+
+def _weight(embedding: Embedding) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in embedding.values())
 
 
 def _key(preprocessor: Preprocessor, image: Array, ask: Ask) -> tuple[object, ...]:

@@ -53,15 +53,18 @@ class Session:
             log.error("%s", error, exc_info=None if isinstance(error, ControlError) else error)
 
     def prepare(self) -> None:
-        """Run every unit's preprocessor, once for all passes."""
+        """Run every unit's preprocessor, once for all passes; with low VRAM none leaves its network."""
         self._fitted.clear()
         for plan in self.plans:
             with _naming(plan):
                 self._detected[plan.index] = plan.maps(self.cache)
                 self._embedded[plan.index] = plan.embeddings(self.cache)
+                if plan.unit.low_vram:
+                    self.cache.networks.unload()
 
     def begin(self, width: int, height: int, services: Services, *, hires: bool) -> None:
         """Start a sampling pass of this size in px: fit every map, load and start what acts in this pass."""
+        self.cache.networks.rest()
         self._controls, self._services = [], services
         self._cells = (height // 8, width // 8)
         fellows: list[Control] = []

@@ -88,7 +88,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
     for pack in (BUFFALO, ANTELOPE):
         detector(place(folder, pack.detector))
         recogniser(place(folder, pack.recogniser))
-    return Networks(Store([folder], offline=True), "cpu", bound=6)
+    return Networks(Store([folder], offline=True), "cpu")
 
 
 def photograph(*spots: tuple[int, int], height: int = 320, width: int = 640) -> Array:

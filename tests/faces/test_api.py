@@ -37,6 +37,8 @@ ROUTES = [
     ("GET", "/controlnet/module_list"),
     ("GET", "/controlnet/control_types"),
     ("GET", "/controlnet/settings"),
+    ("GET", "/controlnet/memory"),
+    ("DELETE", "/controlnet/memory"),
     ("POST", "/controlnet/detect"),
     ("POST", "/controlnet/render_openpose_json"),
 ]
@@ -528,7 +530,7 @@ def test_every_route_is_behind_the_hosts_passwords(tmp_path: Path, method: str, 
             assert response.headers["WWW-Authenticate"].startswith("Basic")
             assert set(response.json()) == {"detail"}
     for login in (("anna", "one"), ("bernd", "two:three")):
-        assert client.request(method, path, auth=login).status_code == (200 if method == "GET" else 422)
+        assert client.request(method, path, auth=login).status_code == (422 if method == "POST" else 200)
 
 
 def test_these_are_all_the_routes(client: TestClient, host: Host):
@@ -585,6 +587,16 @@ def test_a_pose_that_cannot_be_drawn_is_named(client: TestClient, body: object, 
     response = client.post("/controlnet/render_openpose_json", json=body)
     assert response.status_code == 422
     assert response.json()["detail"].startswith(detail)
+
+
+def test_memory_is_told_and_cleared(client: TestClient):
+    picture = np.zeros((64, 64, 3), np.uint8)
+    empty = {"maps": 0, "embeddings": 0, "networks": 0, "on_device": 0}
+    assert client.get("/controlnet/memory").json() == empty
+    client.post("/controlnet/detect", json={"controlnet_input_images": [_png(picture)]})
+    assert client.get("/controlnet/memory").json() == empty | {"maps": picture.nbytes}
+    assert client.delete("/controlnet/memory").json() == empty
+    assert client.get("/controlnet/memory").json() == empty
 
 
 @pytest.fixture(scope="module")

@@ -195,6 +195,23 @@ def settings(host: WebUI = _HOST) -> dict[str, int]:
     return {"control_net_unit_count": count, "control_net_max_models_num": count}
 
 
+_MEMORY = {"maps": 786432, "embeddings": 0, "networks": 29444406, "on_device": 0}
+
+
+@ROUTER.get("/memory", responses=_example(_MEMORY))
+def memory(host: WebUI = _HOST) -> dict[str, int]:
+    """What preprocessors keep, in bytes: maps, embeddings, networks in main memory and on the device."""
+    return host.cache.taken()
+
+
+@ROUTER.delete("/memory", responses=_example(dict.fromkeys(_MEMORY, 0)))
+def clear_memory(host: WebUI = _HOST) -> dict[str, int]:
+    """Let go of all that preprocessors keep; nothing but time is lost."""
+    with host.lock:
+        host.cache.clear()
+        return host.cache.taken()
+
+
 class DetectRequest(BaseModel):
     """What to preprocess. Numbers may be strings; fields that do not exist are ignored."""
 
@@ -213,7 +230,7 @@ class DetectRequest(BaseModel):
     controlnet_masks: list[str | None] | None = Field(
         None, description="For each picture, a mask of its size; white is masked."
     )
-    low_vram: bool | None = Field(False, description="Accepted for older clients; changes nothing.")
+    low_vram: bool | None = Field(False, description="Let go of the preprocessor's network afterwards.")
 
 
 @ROUTER.post("/detect", responses=_example({"images": ["iVBORw0KGgo..."], "info": "Success"}))
@@ -235,6 +252,8 @@ def detect(asked: DetectRequest, host: WebUI = _HOST) -> dict[str, Any]:
     pairs = zip_longest(images, _masks(asked, preprocessor, len(images)))
     with host.lock:
         found = list(_found(asked, preprocessor, host, pairs))
+        if asked.low_vram:
+            host.cache.networks.unload()
     return {name: [one[name] for one in found] for name in found[0]} | {"info": "Success"}
 
 

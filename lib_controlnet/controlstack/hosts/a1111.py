@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-from modules import call_queue, devices, paths, script_callbacks, sd_models, sd_unet, shared
+import torch
+from modules import call_queue, devices, lowvram, paths, script_callbacks, sd_models, sd_unet, shared
 from torch import Tensor
 
 from controlstack.errors import ControlError
@@ -21,6 +22,7 @@ from controlstack.hosts.neighbours import OWN
 from controlstack.hosts.webui import LATE_WINDOW, WebUI
 from controlstack.joints import Call, Services, Shadow
 from controlstack.layout import Base
+from controlstack.networks import Room
 from controlstack.session import Session
 
 
@@ -49,6 +51,15 @@ class A1111(WebUI):
 
     def checkpoint(self) -> Any:
         return sd_models.model_data.sd_model
+
+    def device(self) -> torch.device:
+        """The host's, or the CPU with --use-cpu controlnet."""
+        chosen: torch.device = devices.get_device_for("controlnet")
+        return chosen
+
+    def room(self) -> Room:
+        """With --medvram and --lowvram the host knows what it has moved to the graphics card."""
+        return lambda _size, _device: lowvram.send_everything_to_cpu()
 
     @property
     def lock(self) -> AbstractContextManager[Any]:

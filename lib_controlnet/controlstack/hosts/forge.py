@@ -21,6 +21,7 @@ from controlstack.errors import ControlError
 from controlstack.hosts import a1111, builtin, live_forge
 from controlstack.hosts.ledger import Ledger, of_chunks
 from controlstack.layout import Base
+from controlstack.networks import Room
 from controlstack.session import Session
 from controlstack.unit import parse
 from controlstack.weights import Loaded
@@ -42,6 +43,10 @@ class Forge(a1111.A1111):
 
     def services(self, p: Any) -> live_forge.LiveForge:
         return live_forge.LiveForge(p.sd_model)
+
+    def room(self) -> Room:
+        manager = _manager()
+        return lambda size, device: manager.free_memory(size + manager.minimum_inference_memory(), device)
 
     def process(self, p: Any, values: Sequence[object]) -> None:
         super().process(p, [_with_region(value) for value in values])
@@ -101,11 +106,16 @@ class Networks(Loaded):
         return super().get(key, lambda: _with_room(build))
 
 
-def _with_room(build: Callable[[], nn.Module]) -> nn.Module:
-    """A network, and beside it as much free memory as the host wants for computing."""
-    manager = import_module(
+def _manager() -> Any:
+    """The host's own bookkeeping of what lies on the graphics card."""
+    return import_module(
         "backend.memory_management" if find_spec("backend") else "ldm_patched.modules.model_management"
     )
+
+
+def _with_room(build: Callable[[], nn.Module]) -> nn.Module:
+    """A network, and beside it as much free memory as the host wants for computing."""
+    manager = _manager()
     device = manager.get_torch_device()
     with torch.inference_mode(mode=False), torch.no_grad():
         try:

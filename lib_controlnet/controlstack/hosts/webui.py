@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from controlstack.image import Array, Picture
 from controlstack.joints import Services
 from controlstack.layout import Base
 from controlstack.log import log
-from controlstack.networks import Networks
+from controlstack.networks import Networks, Room
 from controlstack.session import Session
 from controlstack.sources import Job
 from controlstack.unit import ControlNetUnit, ResizeMode, infotext, parse
@@ -77,6 +78,14 @@ class WebUI(ABC):
         """The checkpoint that is loaded now, None for none. Asking loads nothing."""
         return None
 
+    def device(self) -> torch.device | None:
+        """Where the networks of preprocessors run; None takes the first graphics card there is."""
+        return None
+
+    def room(self) -> Room | None:
+        """What has the host move its own networks off the device; None where nothing needs to."""
+        return None
+
     @property
     @abstractmethod
     def lock(self) -> AbstractContextManager[Any]:
@@ -103,7 +112,8 @@ class WebUI(ABC):
         )
         chosen = next((Path(folder) for folder in named if folder), None)
         models = self.models_path()
-        return Networks(downloads.Store(downloads.folders(models, chosen)) if models else None)
+        store = downloads.Store(downloads.folders(models, chosen)) if models else None
+        return Networks(store, self.device(), room=self.room())
 
     def before_process(self, p: Any, values: Sequence[object]) -> None:
         """Have the host paint a job as often as the units' folders have pictures."""
@@ -146,6 +156,7 @@ class WebUI(ABC):
         """Start a sampling pass on latents "B C h w", with noise of the same shape and spread 1, which
         controls may change in place. Idempotent: some hosts announce a pass twice."""
         self.release()
+        self.cache.networks.rest()  # a preview may have left one, also before a job without units
         session = _session(p)
         if session is None or not (session.plans or session.failure):
             return

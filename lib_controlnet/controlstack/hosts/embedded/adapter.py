@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from modules import call_queue, devices, paths, shared
 from PIL import Image
 
@@ -48,6 +49,9 @@ class Embedded(WebUI):
 
     def checkpoint(self) -> Any:
         return shared.sd_model
+
+    def device(self) -> torch.device:
+        return devices.get_device_for("controlnet")
 
     @property
     def lock(self) -> AbstractContextManager[Any]:
