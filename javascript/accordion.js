@@ -5,14 +5,14 @@
     const restored = new Set();
 
     function look() {
-        for (const tab of controlstack.page.tabs()) {
-            const label = controlstack.units.accordionLabel(tab);
+        for (const panel of controlstack.page.panels()) {
+            const label = controlstack.units.accordionLabel(panel);
             if (!label) {
                 continue;
             }
-            const [key, open] = [`controlstack.${tab}.open`, label.classList.contains("open")];
-            if (!restored.has(tab)) {
-                restored.add(tab);
+            const [key, open] = [`controlstack.${panel.tab}.open`, label.classList.contains("open")];
+            if (!restored.has(key)) {
+                restored.add(key);
                 if (localStorage.getItem(key) === "true" && !open) {
                     label.click();
                     continue; // it opens in a moment

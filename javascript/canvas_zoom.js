@@ -5,14 +5,12 @@
     const joined = new Set();
 
     function look() {
-        for (const tab of typeof window.applyZoomAndPanIntegration === "function" ? controlstack.page.tabs() : []) {
-            const pictures = controlstack.page
-                .units()
-                .filter((unit) => unit.tab === tab)
-                .map((unit) => `#${unit.prefix}_input_image`);
-            if (pictures.length && !joined.has(tab)) {
-                joined.add(tab);
-                window.applyZoomAndPanIntegration(`#${tab}_controlnet`, pictures); // at the first click in the panel
+        const lent = typeof window.applyZoomAndPanIntegration === "function";
+        for (const panel of lent ? controlstack.page.panels() : []) {
+            const pictures = controlstack.page.units(panel).map((unit) => `#${unit.prefix}_input_image`);
+            if (pictures.length && !joined.has(panel.prefix)) {
+                joined.add(panel.prefix);
+                window.applyZoomAndPanIntegration(`#${panel.prefix}`, pictures); // at the first click in the panel
             }
         }
     }

@@ -12,8 +12,8 @@
 
     /** Where hosts say what went wrong: `[tab, node]`. Notices in the corner are of the job started last. */
     function shown() {
-        const { root, find, tabs } = controlstack.page;
-        const logs = tabs().flatMap((tab) =>
+        const { root, find, panels } = controlstack.page;
+        const logs = panels().flatMap(({ tab }) =>
             [...(find(`html_log_${tab}`)?.querySelectorAll(".error") ?? [])].map((node) => [tab, node]),
         );
         const notices = root().querySelectorAll(NOTICE);
@@ -51,23 +51,26 @@
 
     function look() {
         read();
-        for (const unit of controlstack.page.units()) {
-            const place = controlstack.page.find(`${unit.prefix}_mistake`);
-            const sentence = mistakes.get(`${unit.tab} ${unit.index}`)?.sentence;
-            if (place) {
-                keep(place, ".cnet-mistake-sent", sentence, () => sentenceNode(sentence));
+        for (const panel of controlstack.page.panels()) {
+            for (const unit of controlstack.page.units(panel)) {
+                mark(unit, mistakes.get(`${panel.tab} ${unit.index}`)?.sentence);
             }
-            for (const button of controlstack.units.buttons(unit)) {
-                button.classList.toggle("cnet-unit-mistaken", Boolean(sentence));
-            }
-        }
-        for (const tab of controlstack.page.tabs()) {
-            const wrong = [...mistakes.values()].filter((mistake) => mistake.tab === tab);
-            const label = controlstack.units.accordionLabel(tab);
+            const wrong = [...mistakes.values()].filter((mistake) => mistake.tab === panel.tab);
+            const label = controlstack.units.accordionLabel(panel);
             if (label) {
                 const said = wrong.map(line).join("\n");
-                keep(label.parentElement, ":scope > .cnet-mistakes", said, () => list(wrong), label);
+                keep(label.parentElement, ":scope > .cnet-mistakes", said, () => list(panel, wrong), label);
             }
+        }
+    }
+
+    function mark(unit, sentence) {
+        const place = controlstack.page.find(`${unit.prefix}_mistake`);
+        if (place) {
+            keep(place, ".cnet-mistake-sent", sentence, () => sentenceNode(sentence));
+        }
+        for (const button of controlstack.units.buttons(unit)) {
+            button.classList.toggle("cnet-unit-mistaken", Boolean(sentence));
         }
     }
 
@@ -93,10 +96,11 @@
         return controlstack.dom.element("div", { class: "cnet-mistake-sent", role: "alert" }, sentence);
     }
 
-    function list(wrong) {
+    function list(panel, wrong) {
         const { element, button } = controlstack.dom;
         const title = controlstack.texts.text("mistakeShow");
-        const lines = wrong.map((mistake) => button(line(mistake), title, () => controlstack.units.open(mistake)));
+        const open = ({ index }) => controlstack.units.open({ panel, index });
+        const lines = wrong.map((mistake) => button(line(mistake), title, () => open(mistake)));
         return element("div", { class: "cnet-mistakes" }, ...lines);
     }
 

@@ -5,26 +5,26 @@
     const ROW = ".cnet-row[data-unit]";
 
     let dragged = null;
-    let focusNext = null; // `{tab, index}`: the server draws rows anew, and the one in hand should stay in hand
+    let focusNext = null; // `{panel, index}`: the server draws rows anew, and the one in hand should stay in hand
 
-    /** The tab and the unit of the row that a node is in. */
+    /** The row that a node is in: its node, panel and unit. */
     function row(node) {
         const place = node.closest?.(ROW);
-        const tab = place?.closest('[id$="_controlnet_overview"]')?.id.split("_", 1)[0];
-        return tab ? { place, tab, index: Number(place.dataset.unit) } : null;
+        const panel = controlstack.page.panels().find((one) => place && rows(one).includes(place));
+        return panel ? { place, panel, index: Number(place.dataset.unit) } : null;
     }
 
-    function rows(tab) {
-        return [...(controlstack.page.find(`${tab}_controlnet_overview`)?.querySelectorAll(ROW) ?? [])];
+    function rows(panel) {
+        return [...(controlstack.page.find(`${panel.prefix}_overview`)?.querySelectorAll(ROW) ?? [])];
     }
 
-    function command({ tab, index }, what, more = {}) {
-        controlstack.page.command(tab, { do: what, unit: index, ...more });
+    function command({ panel, index }, what, more = {}) {
+        controlstack.page.command(panel, { do: what, unit: index, ...more });
     }
 
     function move(from, to) {
         if (from.index !== to) {
-            focusNext = { tab: from.tab, index: to };
+            focusNext = { panel: from.panel, index: to };
             command(from, "move", { to });
         }
     }
@@ -42,7 +42,7 @@
         if (!at || event.target !== at.place) {
             return;
         }
-        const order = rows(at.tab);
+        const order = rows(at.panel);
         const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
         const next = order[order.indexOf(at.place) + step];
         if (step && event.altKey && next) {
@@ -70,17 +70,17 @@
 
     function dragOver(event) {
         const at = dragged && row(event.target);
-        for (const place of dragged ? rows(dragged.tab) : []) {
+        for (const place of dragged ? rows(dragged.panel) : []) {
             place.classList.toggle("cnet-row-target", place === at?.place && at.index !== dragged.index);
         }
-        if (at?.tab === dragged?.tab && at) {
+        if (at && at.panel.prefix === dragged.panel.prefix) {
             event.preventDefault();
         }
     }
 
     function drop(event) {
         const at = dragged && row(event.target);
-        if (at && at.tab === dragged.tab) {
+        if (at && at.panel.prefix === dragged.panel.prefix) {
             event.preventDefault();
             event.stopPropagation(); // hosts take what is dropped for a picture
             move(dragged, at.index);
@@ -88,22 +88,22 @@
     }
 
     function dragEnd() {
-        for (const place of dragged ? rows(dragged.tab) : []) {
+        for (const place of dragged ? rows(dragged.panel) : []) {
             place.classList.remove("cnet-row-target");
         }
         dragged = null;
     }
 
     function look() {
-        for (const tab of controlstack.page.tabs()) {
-            for (const place of rows(tab).filter((one) => !one.draggable)) {
+        for (const panel of controlstack.page.panels()) {
+            for (const place of rows(panel).filter((one) => !one.draggable)) {
                 place.draggable = true;
                 place.tabIndex = 0;
                 place.title ||= controlstack.texts.text("rowHelp");
             }
         }
         if (focusNext && document.activeElement === document.body) {
-            rows(focusNext.tab)
+            rows(focusNext.panel)
                 .find((place) => Number(place.dataset.unit) === focusNext.index)
                 ?.focus();
             focusNext = null;

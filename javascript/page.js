@@ -10,6 +10,7 @@
 
     const HEARTBEAT = 500; // ms
     const SETTLE = 50; // ms after the last change of the page
+    const ACCORDION = "_accordion";
     const ENABLE = "_controlnet_enable_checkbox";
 
     let pending = 0;
@@ -28,20 +29,26 @@
         return find(id)?.querySelector("textarea, input") ?? null;
     }
 
-    /** The units on the page, `{prefix, tab, index}`, as far as gradio has made them. */
-    function units() {
-        const seen = new Map();
-        for (const box of root().querySelectorAll(`[id$="${ENABLE}"]`)) {
-            const prefix = box.id.slice(0, -ENABLE.length);
-            const index = Number(/-(\d+)$/.exec(prefix)?.[1] ?? 0);
-            seen.set(prefix, { prefix, tab: prefix.split("_", 1)[0], index });
-        }
-        return [...seen.values()];
+    /** Our panels, `{prefix, tab}`: the host's own ControlNet may have one beside ours. */
+    function panels() {
+        return [...root().querySelectorAll(`.cnet-accordion[id$="${ACCORDION}"]`)].map((place) => {
+            const prefix = place.id.slice(0, -ACCORDION.length);
+            return { prefix, tab: tabOf(prefix) };
+        });
     }
 
-    /** The tabs that have a panel. */
-    function tabs() {
-        return ["txt2img", "img2img"].filter((tab) => find(`${tab}_controlnet`));
+    /** The units of a panel, `{prefix, panel, index}`, as far as gradio has made them. */
+    function units(panel) {
+        const start = `${panel.prefix}_ControlNet`;
+        const boxes = root().querySelectorAll(`[id^="${start}"][id$="${ENABLE}"]`);
+        return [...new Set([...boxes].map((box) => box.id.slice(0, -ENABLE.length)))].map((prefix) => {
+            return { prefix, panel, index: Number(/-(\d+)$/.exec(prefix)?.[1] ?? 0) };
+        });
+    }
+
+    /** The host's tab, "txt2img" or "img2img", that an id begins with. */
+    function tabOf(id) {
+        return id.split("_", 1)[0];
     }
 
     /** Write into a field as a person would, so that gradio hears of it. */
@@ -59,11 +66,11 @@
     }
 
     /** Send a command to the server, which answers with every unit's values. */
-    function command(tab, what) {
-        const line = field(`${tab}_controlnet_command`);
+    function command(panel, what) {
+        const line = field(`${panel.prefix}_command`);
         if (line) {
             write(line, JSON.stringify({ ...what, at: Date.now() }));
-            press(`${tab}_controlnet_command_run`);
+            press(`${panel.prefix}_command_run`);
         }
     }
 
@@ -98,5 +105,5 @@
         }
     }
 
-    controlstack.page = { root, find, field, units, tabs, write, press, command };
+    controlstack.page = { root, find, field, panels, units, tabOf, write, press, command };
 })((globalThis.controlstack ??= {}));

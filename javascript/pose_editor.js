@@ -124,8 +124,11 @@
 
         /** The size of pictures that the tab makes. */
         canvasSize() {
-            const tab = this.prefix.split("_", 1)[0];
-            const side = (name) => Number.parseInt(controlstack.dimensions.input(tab, name)?.value, 10) || SIDE;
+            const tab = controlstack.page.tabOf(this.prefix);
+            const side = (name) => {
+                const number = controlstack.page.find(`${tab}_${name}`)?.querySelector("input[type=number]");
+                return Number.parseInt(number?.value, 10) || SIDE;
+            };
             return { width: side("width"), height: side("height") };
         }
 

@@ -19,15 +19,15 @@
     }
 
     /** The buttons of the tab that lead to a unit; a gradio may have a second one in a menu. */
-    function buttons({ tab, index }) {
-        const bar = controlstack.page.find(`${tab}_controlnet_tabs`)?.firstElementChild;
+    function buttons({ panel, index }) {
+        const bar = controlstack.page.find(`${panel.prefix}_tabs`)?.firstElementChild;
         const all = [...(bar?.querySelectorAll("button") ?? [])];
         return all.filter((button) => Number(/(\d+)\D*$/.exec(button.textContent)?.[1] ?? -1) === index);
     }
 
     /** Bring a unit before the eyes; newer gradios make its tab when the accordion opens. */
     function open(unit) {
-        const label = accordionLabel(unit.tab);
+        const label = accordionLabel(unit.panel);
         if (label && !label.classList.contains("open")) {
             label.click();
         }
@@ -38,8 +38,8 @@
         }, 100);
     }
 
-    function accordionLabel(tab) {
-        return controlstack.page.find(`${tab}_controlnet_accordion`)?.querySelector(".label-wrap") ?? null;
+    function accordionLabel(panel) {
+        return controlstack.page.find(`${panel.prefix}_accordion`)?.querySelector(".label-wrap") ?? null;
     }
 
     function enable(prefix) {
@@ -49,15 +49,15 @@
     }
 
     function look() {
-        const units = controlstack.page.units();
-        for (const unit of units) {
-            for (const button of buttons(unit)) {
-                button.classList.toggle("cnet-unit-active", enabled(unit.prefix));
-                set(button, "data-cnet-type", type(unit.prefix));
+        for (const panel of controlstack.page.panels()) {
+            const units = controlstack.page.units(panel);
+            for (const unit of units) {
+                for (const button of buttons(unit)) {
+                    button.classList.toggle("cnet-unit-active", enabled(unit.prefix));
+                    set(button, "data-cnet-type", type(unit.prefix));
+                }
             }
-        }
-        for (const tab of controlstack.page.tabs()) {
-            badge(tab, units.filter((unit) => unit.tab === tab && enabled(unit.prefix)).length);
+            badge(panel, units.filter((unit) => enabled(unit.prefix)).length);
         }
     }
 
@@ -72,9 +72,9 @@
         }
     }
 
-    function badge(tab, count) {
+    function badge(panel, count) {
         const { text } = controlstack.texts;
-        const label = accordionLabel(tab);
+        const label = accordionLabel(panel);
         const said = count ? `[${count === 1 ? text("oneUnit") : text("units", { n: count })}]` : "";
         const old = label?.querySelector(".cnet-badge");
         if (!label || (old?.textContent ?? "") === said) {

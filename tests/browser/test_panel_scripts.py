@@ -230,15 +230,6 @@ def test_a_unit_that_gets_a_picture_is_on_and_says_so(page, tmp_path):
     page.until(lambda: not page.all(".cnet-badge"), "no badge")
 
 
-def test_dimensions_are_sent(page, tmp_path):
-    Image.new("RGB", (77, 92)).save(tmp_path / "picture.png")
-    page.run("arguments[0].append(document.createElement('canvas'))", page.find(U + "_input_image"))
-    page.find(U + "_input_image input[type=file]").send_keys(str(tmp_path / "picture.png"))
-    page.click(U + "_controlnet_send_dimen_button")
-    page.until(lambda: page.value("#txt2img_width") == "80", "the width")  # 77 is 5 above 72
-    assert page.value("#txt2img_height") == "88"  # 92 is 4 above it
-
-
 def test_rows_send_commands(page):
     from selenium.webdriver.common.keys import Keys
 
