@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hub import Hub, serving
 
-from controlstack import downloads
+from controlstack import downloads, progress
 from controlstack.downloads import File, Store
 from controlstack.errors import ControlError
 
@@ -157,11 +157,27 @@ def test_the_log_tells_of_start_progress_and_end(hub: Hub, tmp_path: Path, caplo
     partial.mkdir()
     (partial / "x.incomplete").write_bytes(CONTENT[: len(CONTENT) // 2])
     with downloads._progress(FILE, partial, every=0.02):
-        while not any("(50 %)" in line for line in caplog.messages):
+        while not any("(50%)" in line for line in caplog.messages):
             pass
     Store([tmp_path]).get(FILE)
     assert "Downloading net.pth, 1.0 MB, from " + FILE.source in caplog.messages
     assert f"net.pth is in {tmp_path / 'hed'}." in caplog.messages
+
+
+def test_a_listener_hears_the_same(hub: Hub, tmp_path: Path):
+    """Also from the thread that watches a download."""
+    heard: list[tuple[str, float | None]] = []
+    partial = tmp_path / "partial"
+    partial.mkdir()
+    (partial / "x.incomplete").write_bytes(CONTENT[: len(CONTENT) // 4])
+    with progress.heard_by(lambda sentence, share: heard.append((sentence, share))):
+        with downloads._progress(FILE, partial, every=0.02):
+            while len(heard) < 2:
+                pass
+        Store([tmp_path]).get(FILE)
+    Store([tmp_path / "other"]).get(FILE)
+    assert heard[:2] == [(f"Downloading net.pth, 1.0 MB, from {FILE.source}", None), ("net.pth: 0 MB", 0.25)]
+    assert heard[-1] == (f"net.pth is in {tmp_path / 'hed'}.", None)
 
 
 def test_verify_says_what_differs(tmp_path: Path):

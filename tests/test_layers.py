@@ -15,7 +15,7 @@ PACKAGE = ROOT / "lib_controlnet" / "controlstack"
 
 LAYERS = [
     {"errors", "log", "unit", "image", "geometry", "joints", "curve", "schedule", "pose", "strokes"}
-    | {"weight_types", "palettes"},
+    | {"weight_types", "palettes", "progress"},
     {
         *("rooms", "preprocess", "family", "weights", "layout", "catalog", "control_types"),
         *("packages", "downloads", "networks", "copied_encoder", "embeddings", "onnx", "face_analysis"),

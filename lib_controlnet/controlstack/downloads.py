@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from pathlib import Path, PurePosixPath
@@ -15,8 +16,8 @@ from threading import Event, Thread
 from typing import Any
 
 from controlstack.errors import ControlError
-from controlstack.log import log
 from controlstack.packages import bring
+from controlstack.progress import tell
 
 HUB = "https://huggingface.co"
 PARTIAL = ".partial"
@@ -145,7 +146,7 @@ class Store:
             raise self._failed(file, error) from error
         finally:
             _forget(partial)
-        log.info("%s is in %s.", file.name, place.parent)
+        tell(f"{file.name} is in {place.parent}.")
         return place
 
     def _failed(self, file: File, error: Exception) -> ControlError:
@@ -214,18 +215,17 @@ def _one_at_a_time(place: Path) -> Iterator[None]:
 
 @contextmanager
 def _progress(file: File, partial: Path, every: float = 5.0) -> Iterator[None]:
-    """Lines in the log that say how far a download has come, `every` so many seconds."""
+    """Tells how far a download has come, `every` so many seconds."""
     done = Event()
 
     def watch() -> None:
         while not done.wait(every):
             fetched = _fetched(partial)
-            share = f" ({100 * fetched // file.size} %)" if fetched and file.size else ""
-            log.info("%s: %d MB%s", file.name, fetched >> 20, share)
+            tell(f"{file.name}: {fetched >> 20} MB", fetched / file.size if file.size else None)
 
     size = f", {file.size / 1e6:.1f} MB" if file.size else ""
-    log.info("Downloading %s%s, from %s", file.name, size, file.source)
-    watcher = Thread(target=watch, daemon=True)
+    tell(f"Downloading {file.name}{size}, from {file.source}")
+    watcher = Thread(target=copy_context().run, args=(watch,), daemon=True)
     watcher.start()
     try:
         yield

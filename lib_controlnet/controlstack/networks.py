@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from controlstack.downloads import File, Store
 from controlstack.errors import ControlError
 from controlstack.packages import bring
+from controlstack.progress import tell
 from controlstack.weights import read_header, read_tensors, stamp
 
 State: TypeAlias = dict[str, Tensor]
@@ -110,6 +112,7 @@ class Networks:
             while sum(size for _, size in self._loaded.values()) > self.bound:
                 self._loaded.popitem(last=False)
             if network is None:
+                tell(f"Loading {path.name}", level=logging.DEBUG)
                 network = make()
                 size = _bytes(network) or path.stat().st_size  # what others run keeps about its file's size
             self._loaded[key] = network, size

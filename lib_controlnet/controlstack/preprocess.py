@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from controlstack.image import MAX_PIXELS, Array
 from controlstack.log import log
 from controlstack.networks import Networks
 from controlstack.pose import Pose
+from controlstack.progress import tell
 
 
 @dataclass(frozen=True)
@@ -274,7 +276,7 @@ class Cache:
         if preprocessor.pose:
             result = _drawn(self.pose(preprocessor, image, ask))
         else:
-            self._check(preprocessor)
+            self._announce(preprocessor)
             result = preprocessor.run(image, replace(ask, networks=self.networks))
         result.setflags(write=False)
         self._maps[key] = result
@@ -287,8 +289,7 @@ class Cache:
             raise ControlError(f"The preprocessor {preprocessor.label!r} makes a map, no embedding")
         key = _key(preprocessor, image, ask)
         if key not in self._embeddings:
-            if error := unavailable(preprocessor, self.networks):
-                raise error
+            self._announce(preprocessor)
             made = preprocessor.embed(image, replace(ask, networks=self.networks))
             # copied: a part of a tensor would keep all of it, here or on the graphics card
             self._embeddings[key] = {name: tensor.to("cpu", copy=True) for name, tensor in made.items()}
@@ -303,16 +304,18 @@ class Cache:
         check_shape(image, max(ask.resolution, RESOLUTION.value))
         key = _key(preprocessor, image, ask)
         if key not in self._poses:
-            self._check(preprocessor)
+            self._announce(preprocessor)
             self._poses[key] = preprocessor.pose(image, replace(ask, networks=self.networks))
         self._poses.move_to_end(key)
         _shrink(self._poses, max(self.size, 1), lambda _: 0)
         return self._poses[key]
 
-    def _check(self, preprocessor: Preprocessor) -> None:
+    def _announce(self, preprocessor: Preprocessor) -> None:
+        """Say that it runs. Raises ControlError if what it needs is not here."""
         if error := unavailable(preprocessor, self.networks):
             raise error
         packages.check(preprocessor.packages)  # before weights are downloaded for nothing
+        tell(f"Preprocessing with {preprocessor.label}", level=logging.DEBUG)
 
     def taken(self) -> dict[str, int]:
         """Bytes kept: "maps", "embeddings", "networks" in main memory, and those that lie "on_device"."""

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from controlstack import plan, preprocess
+from controlstack import plan, preprocess, progress
 from controlstack.catalog import Catalog
 from controlstack.downloads import File, Store
 from controlstack.hosts import unet_diffusers
@@ -185,3 +185,17 @@ def test_a_unit_with_low_vram_leaves_no_network(
     session = Session(Loaded(), cache, [plan.resolve(0, unit, job, Catalog([tmp_path]))])
     session.prepare()
     assert _alive(*used) == [not low_vram]
+
+
+def test_a_listener_hears_what_runs_and_what_is_loaded(store: Store):
+    def run(image: np.ndarray, ask: Ask) -> np.ndarray:
+        ask.networks.get(_file("a"), _network)
+        return image.copy()
+
+    heard: list[str] = []
+    cache = Cache(networks=Networks(store, "cpu"))
+    preprocessor = Preprocessor(name="tiny", label="some label", run=run)
+    with progress.heard_by(lambda sentence, _: heard.append(sentence)):
+        for seed in (1, 1, 2):
+            cache.run(preprocessor, PICTURE, replace(preprocessor.ask(), seed=seed))
+    assert heard == ["Preprocessing with some label", "Loading a.pth", "Preprocessing with some label"]

@@ -4,8 +4,8 @@ out again."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from modules import call_queue, devices, lowvram, paths, script_callbacks, sd_models, sd_unet, shared
 from torch import Tensor
 
+from controlstack import progress
 from controlstack.errors import ControlError
 from controlstack.evaluation import Evaluation
 from controlstack.hosts import unet_ldm
@@ -56,6 +57,19 @@ class A1111(WebUI):
         """The host's, or the CPU with --use-cpu controlnet."""
         chosen: torch.device = devices.get_device_for("controlnet")
         return chosen
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """The host shows such a text beside its progress bar."""
+
+        def show(sentence: str, share: float | None) -> None:
+            shared.state.textinfo = sentence if share is None else f"{sentence} ({share:.0%})"
+
+        try:
+            with progress.heard_by(show):
+                yield
+        finally:
+            shared.state.textinfo = None
 
     def room(self) -> Room:
         """With --medvram and --lowvram the host knows what it has moved to the graphics card."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,10 @@ class WebUI(ABC):
         """Where the networks of preprocessors run; None takes the first graphics card there is."""
         return None
 
+    def telling(self) -> AbstractContextManager[object]:
+        """While it is open, the host's page shows what `progress` tells."""
+        return nullcontext()
+
     def room(self) -> Room | None:
         """What has the host move its own networks off the device; None where nothing needs to."""
         return None
@@ -150,7 +154,8 @@ class WebUI(ABC):
         if series.units:
             job = self._job(p)
             session.plans = [plan.resolve(i, unit, job, self.catalog) for i, unit in series.at(turn)]
-            session.prepare()
+            with self.telling():
+                session.prepare()
 
     def before_sampling(self, p: Any, x: Tensor, noise: Tensor) -> None:
         """Start a sampling pass on latents "B C h w", with noise of the same shape and spread 1, which
