@@ -27,12 +27,16 @@ SHIM = ROOT / "tests" / "torchvision_shim.py"
 
 
 class Need(NamedTuple):
-    """A package that the extension uses inside a WebUI, and what is lost without it."""
+    """A package that the extension uses inside a WebUI, and what is lost without it.
+
+    alone: comes without what it asks for, all of which hosts have, and some of it twice or for another torch
+    """
 
     package: str
     module: str
     floor: str
     without: str
+    alone: bool = False
 
 
 NEEDS = (
@@ -41,6 +45,15 @@ NEEDS = (
     Need("opencv-python-headless", "cv2", "4.8", "ControlStack does not work"),
     Need("safetensors", "safetensors", "0.4.2", "control models saved as .safetensors do not load"),
     Need("diffusers", "diffusers", "0.31", "ControlNet and T2I-Adapter models do not load"),
+    Need("einops", "einops", "0.3", "the preprocessors of HED and line art do not run"),
+    Need(
+        "controlnet_aux",
+        "controlnet_aux",
+        "0.0.9",
+        "most preprocessors with a network do not run",
+        alone=True,
+    ),
+    Need("timm", "timm", "0.6", "depth_midas, depth_zoe, normal_midas and mobile_sam do not run", alone=True),
 )
 
 # A torch older than the first cannot import the second diffusers, which reads torch.xpu, flex_attention or
@@ -170,7 +183,7 @@ def add(need: Need) -> str | None:
             present = Path(folder) / "installed.txt"
             present.write_text("\n".join(pins()), encoding="utf-8")
             pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
-            pip += ["--prefer-binary", "--constraint", str(present)]
+            pip += ["--no-deps"] if need.alone else ["--prefer-binary", "--constraint", str(present)]
             pip += ["--index-url", own_index] if own_index else []
             outcome = captured([*pip, requirement(need, installed("torch"))])
     except OSError as error:

@@ -21,13 +21,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 INSTALL = ROOT / "install.py"
 
-# What A1111 1.10 pins, and three oddities: a local version, one of no standard, an editable install.
+# What A1111 1.10 pins, what comes without its own needs, and three oddities: a local version, one of no standard,
+# an editable install.
 A1111 = {
     "numpy": "1.26.2",
     "Pillow": "9.5.0",
     "safetensors": "0.4.2",
     "opencv-python": "4.8.1.78",
     "torch": "2.1.2+cu121",
+    "einops": "0.4.1",
+    "controlnet_aux": "0.0.10",
+    "timm": "1.0.9",
     "Odd.Name_of": "1.0-git.abc",
     "editable": "0.0.0.dev1",
 }
@@ -62,7 +66,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
     for version, hub in DIFFUSERS.items():
         wheel(folder, "diffusers", version, [f"huggingface_hub{hub}", "numpy", "Pillow", "editable"])
-    for name in [*A1111, "huggingface_hub"]:
+    for name in {*A1111, "huggingface_hub"} - {"controlnet_aux", "timm"}:
         wheel(folder, name, "99")
     return folder
 
@@ -169,6 +173,23 @@ def test_what_cannot_be_had_is_a_line(host: Host, wheels: Path) -> None:
     (line,) = host.start(PIP_FIND_LINKS=str(wheels))
     assert "No module named pip" in line
     assert host.versions() == before | {("huggingface_hub", "0.10.1")}
+
+
+def test_what_comes_alone_brings_nothing_along(host: Host, wheels: Path) -> None:
+    """Their own needs would bring a second OpenCV, and a torchvision for another torch."""
+    host.have("diffusers", "0.35.2")
+    for name in ("controlnet_aux", "timm"):
+        shutil.rmtree(host.packages / name)
+        (info,) = host.packages.glob(f"{name}-*.dist-info")
+        shutil.rmtree(info)
+    wheel(wheels, "controlnet_aux", "0.0.11", ["opencv-python-headless", "torchvision>=0.99"])
+    wheel(wheels, "timm", "1.0.11", ["torchvision>=0.99"])
+    before = host.versions()
+    assert host.start(PIP_FIND_LINKS=str(wheels)) == [
+        "ControlStack: controlnet_aux 0.0.11 was installed.",
+        "ControlStack: timm 1.0.11 was installed.",
+    ]
+    assert host.versions() == before | {("controlnet_aux", "0.0.11"), ("timm", "1.0.11")}
 
 
 def test_an_old_package_is_named_and_left(host: Host, wheels: Path) -> None:

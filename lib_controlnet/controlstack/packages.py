@@ -13,12 +13,15 @@ from controlstack.errors import ControlError
 from controlstack.log import log
 
 _INSTALL = {
-    "controlnet_aux": "controlnet_aux --no-deps",  # its requirements bring a second OpenCV
+    "controlnet_aux": "controlnet_aux==0.0.10 --no-deps",  # its requirements bring a second OpenCV
     "mediapipe": "mediapipe==0.10.21",  # later ones have no mp.solutions
     "skimage": "scikit-image",
     "timm": "timm --no-deps",  # its requirements bring a torchvision, which may be for another torch
 }
 """What pip is asked for, where that is more than the name."""
+
+_PIP = f'"{sys.executable}" -m pip install'
+"""Installs into the WebUI's own Python."""
 
 _AUX = "controlstack_controlnet_aux"
 
@@ -52,7 +55,7 @@ def take(module: str, name: str) -> Any:
         raise ControlError(
             f"The package {module} {version} has no {name}",
             "A later version has it",
-            f"Update it in the WebUI's Python (pip install --upgrade {module}), if the WebUI works with that",
+            f"If the WebUI works with a later one, run {_PIP} --upgrade {module}, and restart",
         ) from error
 
 
@@ -105,11 +108,11 @@ def _explained(package: str, error: Exception) -> ControlError:
     if isinstance(error, ModuleNotFoundError) and error.name == package:
         return ControlError(
             f"The package {package} is not installed",
-            fix=f"Install it into the WebUI's Python (pip install {wanted}) and restart",
+            fix=f"Run {_PIP} {wanted}, and restart",
         )
     said = " ".join(str(error).split())
     return ControlError(
         f"The package {package} cannot be imported",
         f"It raises {type(error).__name__}: {said[:300]}",
-        f"Install it again (pip install --force-reinstall {wanted}) and restart",
+        f"Run {_PIP} --force-reinstall {wanted}, and restart",
     )
