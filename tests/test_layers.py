@@ -18,7 +18,8 @@ LAYERS = [
     | {"weight_types", "palettes", "progress"},
     {
         *("rooms", "preprocess", "family", "weights", "layout", "catalog", "control_types"),
-        *("packages", "downloads", "networks", "copied_encoder", "embeddings", "onnx", "face_analysis"),
+        *("packages", "downloads", "networks", "copied_encoder", "embeddings", "onnx"),
+        *("face_analysis", "image_prompt"),
     },
     {"families", "annotator"},
     {"sources", "plan", "evaluation", "session", "batches"},

@@ -25,6 +25,9 @@ GREY_PATCHES = "uncond_hidden_states"
 """`PATCHES` of a grey picture."""
 FACE, RAW_FACE = "face_embeds", "raw_face_embeds"
 """What a network for faces knows of the largest one, "1 512": of length 1, and as it puts it out."""
+EVA, EVA_LAYERS = "eva_embeds", "eva_hidden_states"
+"""What EVA-CLIP knows of a face: as a whole "1 768", of length 1, and of every patch in five depths
+"1 5 N 1024"."""
 
 MAX_BYTES = 64 << 20
 """Of one embedding; the incumbent's have all layers of CLIP, 44 MB."""

@@ -19,15 +19,13 @@ from torch import Tensor, nn
 from controlstack.embeddings import FACE, GREY_PATCHES, PATCHES, POOLED, RAW_FACE
 from controlstack.errors import ControlError
 from controlstack.family import Family, KnowsFace, Match, Start, register
-from controlstack.joints import Attention, Block, Call, Control, RowKind, Services, Site
-from controlstack.layout import ANY, Base
+from controlstack.image_prompt import Layers, Network, TokensPass, layers, of_rows
+from controlstack.joints import Attention, Call, Control, Services, Site
 from controlstack.preprocess import Embedding
 from controlstack.unit import Combination
 from controlstack.weights import Header, read_tensors
 
 _PROJECTOR, _KEY = "image_proj.", re.compile(r"ip_adapter\.(\d+)\.to_k_ip\.weight")
-_FILED, _IN_TURN = ("input", "output", "middle"), ("input", "middle", "output")
-"""How files count the parts of a UNet, and how they run and per-layer weights count them."""
 CLIP_H, CLIP_G = "ip-adapter_clip_sd15", "ip-adapter_clip_sdxl"
 FACE_ID, FACE_ID_PLUS = "ip-adapter_face_id", "ip-adapter_face_id_plus"
 INSTANT_ID = "instant_id_face_embedding"
@@ -38,12 +36,12 @@ INSTANT_ID = "instant_id_face_embedding"
 class Reading:
     """What a file says of itself.
 
-    sites: the numbers that the file gives its attention layers: those of the encoder, the decoder, the middle
+    layers: where it acts
     reads: which embeddings the projector takes, in this order, and how many channels of each
     shortcut: FaceID-plus v2: what the resampler makes of the patches is added to the face's tokens
     """
 
-    sites: tuple[int, ...]
+    layers: Layers
     reads: Mapping[str, int]
     shortcut: bool = False
 
@@ -59,24 +57,19 @@ class IPAdapterFamily(Family):
 
     def match(self, header: Header) -> Match | None:
         shapes = header.shapes
-        sites = tuple(sorted(int(found[1]) for name in shapes if (found := _KEY.fullmatch(name))))
-        reads = _reads(shapes)
-        if not sites or reads is None:
+        found, reads = layers(shapes, _KEY), _reads(shapes)
+        if found is None or reads is None:
             return None
-        width, context = shapes[f"ip_adapter.{sites[0]}.to_k_ip.weight"]
-        # SD1 attends once in each block and in all levels but the last, SDXL not in its first level.
-        xl = len(sites) > 16
-        base = Base(width // 2, context, ANY, blocks=9) if xl else Base(width, context, None, blocks=12)
-        layers = 11 if xl else 16
+        xl = found.weights == 11
         # Two things that no tensor tells: v2 adds its two ways (SDXL has no other), unnorm reads faces raw.
         stem = header.path.stem.lower()
         shortcut = len(reads) > 1 and (xl or "v2" in stem)
         if FACE in reads and "unnorm" in stem:
             reads = {RAW_FACE if name == FACE else name: size for name, size in reads.items()}
-        reading = Reading(sites, reads, shortcut)
+        reading = Reading(found, reads, shortcut)
         made_with, lora = _preprocessor(shapes, reads), _lora(shapes, reading, "sdxl" if xl else "sd15")
         return Match(
-            *(self, header, base, layers),
+            *(self, header, found.base, found.weights),
             embeddings=True,
             preprocessor=made_with,
             lora=lora,
@@ -85,8 +78,8 @@ class IPAdapterFamily(Family):
 
     def load(self, match: Match, services: Services) -> nn.Module:
         header, reading = cast(Header, match.header), cast(Reading, match.detail)
-        keys = [f"ip_adapter.{n}.to_k_ip.weight" for n in reading.sites]
-        values = [f"ip_adapter.{n}.to_v_ip.weight" for n in reading.sites]
+        keys = reading.layers.keys
+        values = [key.replace("to_k_ip", "to_v_ip") for key in keys]
         of_projector = [name for name in header.shapes if name.startswith(_PROJECTOR)]
         wanted = [*of_projector, *keys, *values]
         if lacking := [name for name in wanted if name not in header.shapes]:
@@ -103,67 +96,28 @@ class IPAdapterFamily(Family):
         return Pass(cast(Network, start.model), start, reading)
 
 
-class Network(nn.Module):
-    """The projector, and what makes keys and values of its tokens at each attention layer."""
-
-    def __init__(self, projector: nn.Module, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.projector = projector
-        self.keys = nn.ParameterList(nn.Parameter(key, requires_grad=False) for key in keys)
-        self.values = nn.ParameterList(nn.Parameter(value, requires_grad=False) for value in values)
-
-
-class Pass(KnowsFace):
-    """The pictures' keys and values at every layer, made once in a pass."""
+class Pass(TokensPass, KnowsFace):
+    """The pictures beside the prompt."""
 
     def __init__(self, network: Network, start: Start, reading: Reading) -> None:
-        sites = [site for site in start.services.sites if site.cross]
-        sites.sort(key=lambda site: (_FILED.index(site.block.part), site))
-        if len(sites) != len(reading.sites):
-            raise ControlError(
-                "The IP-Adapter does not fit the checkpoint",
-                f"It was made for {len(reading.sites)} attention layers, and there are {len(sites)}",
-                "Choose a pair made for each other",
-            )
-        blocks = {site.block for site in sites}
-        in_turn = sorted(blocks, key=lambda block: (_IN_TURN.index(block.part), block.nth))
-        self._layers = {block: nth for nth, block in enumerate(in_turn)}
-        self._picked: dict[tuple[Site, tuple[bool, ...]], tuple[Tensor, Tensor]] = {}
         with torch.no_grad():
-            tokens = torch.cat([_tokens(network, start, reading, asked) for asked in (False, True)])
-            self._face = tokens if start.match.preprocessor == INSTANT_ID else None
-            self._seen = {
-                site: (tokens @ key.T, tokens @ value.T)
-                for site, key, value in zip(sites, network.keys, network.values, strict=True)
-            }
+            tokens = torch.cat([_tokens(network, start, reading, asked=one) for one in (False, True)])
+        super().__init__(network, tokens, start.services)
+        self._face = tokens if start.match.preprocessor == INSTANT_ID else None
 
     def attended(self, site: Site, attention: Attention, call: Call) -> Tensor | None:
-        if not site.cross:
-            return None
-        return attention.over(*self._of_rows(site, tuple(row.kind is RowKind.COND for row in call.rows)))
+        return attention.over(*self.keys_values(site, call)) if site.cross else None
 
     def face(self, call: Call) -> Tensor | None:
-        if self._face is None:
-            return None
-        return self._face[[int(row.kind is RowKind.COND) for row in call.rows]]
-
-    def _of_rows(self, site: Site, asked: tuple[bool, ...]) -> tuple[Tensor, Tensor]:
-        """Keys and values for these rows, picked once in a pass: picking makes a GPU wait."""
-        if (site, asked) not in self._picked:
-            at = [int(one) for one in asked]
-            k, v = self._seen[site]
-            self._picked[site, asked] = k[at], v[at]
-        return self._picked[site, asked]
-
-    def layer(self, place: Site | Block) -> int:
-        return self._layers[cast(Site, place).block]
+        return None if self._face is None else self._face[list(of_rows(call))]
 
 
-def _tokens(network: Network, start: Start, reading: Reading, asked: bool) -> Tensor:
+def _tokens(network: Network, start: Start, reading: Reading, *, asked: bool) -> Tensor:
     """The tokens "1 N D" of all pictures, or of none for the rows of the negative prompt."""
     weight = network.keys[0]
     seen = [
-        [_seen(embedding, name, asked).to(weight) for name in reading.reads] for embedding in start.embeddings
+        [_seen(embedding, name, asked=asked).to(weight) for name in reading.reads]
+        for embedding in start.embeddings
     ]
     if start.unit.combination is Combination.AVERAGE:
         seen = [[torch.stack(alike).mean(0) for alike in zip(*seen, strict=True)]]
@@ -182,7 +136,7 @@ def _projected(projector: nn.Module, seen: Sequence[Tensor], reading: Reading) -
     return cast(Tensor, own(face))
 
 
-def _seen(embedding: Embedding, name: str, asked: bool) -> Tensor:
+def _seen(embedding: Embedding, name: str, *, asked: bool) -> Tensor:
     """No picture is CLIP's view of a grey one where patches are read, and zeros elsewhere."""
     if name == PATCHES:
         return embedding[PATCHES if asked else GREY_PATCHES]

@@ -1,0 +1,54 @@
+"""Versions 1 of PuLID for the tiny UNets, and a network that looks at pictures."""
+
+from __future__ import annotations
+
+import stage
+import torch
+from torch import Tensor
+
+from controlstack.embeddings import EVA, EVA_LAYERS, RAW_FACE
+from controlstack.image import Array
+from controlstack.preprocess import Ask, Embedding, Preprocessor
+
+FAMILY = "PuLID"
+FACE, WIDE = 24, 16
+
+
+def look(image: Array, ask: Ask) -> Embedding:
+    """Means of stripes of the picture, far apart from one picture to the next."""
+    stripes = torch.from_numpy(image[:, : FACE // 2].astype("float32")).mean((0, 2)) - 128
+    return {
+        RAW_FACE: stripes[None],
+        EVA: stripes.flip(0)[None],
+        EVA_LAYERS: stripes.repeat(1, 5, 9, 2)[..., :WIDE],
+    }
+
+
+PREPROCESSOR = Preprocessor("tiny face", lambda image, ask: image, "tiny face", embed=look)
+UNIT = {"module": "tiny face"}
+
+
+def tensors(layout: str, seed: int) -> dict[str, Tensor]:
+    """Named and numbered as the authors save them on diffusers' UNet."""
+    torch.manual_seed(seed)
+    unet = stage.unet(layout)
+    context = unet.config.cross_attention_dim
+    made = mapping("body", FACE, 5 * context)
+    for n in range(5):
+        made |= mapping(f"mapping_{n}", WIDE, context) | mapping(f"mapping_patch_{n}", WIDE, context)
+    made = {f"id_adapter.{name}": tensor for name, tensor in made.items()}
+    for number, name in enumerate(unet.attn_processors):
+        if "attn2" in name:
+            shape = unet.get_submodule(name.removesuffix(".processor")).to_k.weight.shape
+            for role in ("id_to_k", "id_to_v"):
+                made[f"id_adapter_attn_layers.{number}.{role}.weight"] = torch.randn(shape) / context**0.5
+    return made
+
+
+def mapping(name: str, reads: int, width: int) -> dict[str, Tensor]:
+    hidden = 32
+    sizes = {0: (hidden, reads), 3: (hidden, hidden), 6: (width, hidden)}
+    made = {f"{name}.{n}.weight": torch.randn(size) / size[1] ** 0.5 for n, size in sizes.items()}
+    made |= {f"{name}.{n}.bias": torch.randn(size[0]) * 0.1 for n, size in sizes.items()}
+    norms = {f"{name}.{n}.weight": torch.ones(hidden) for n in (1, 4)}
+    return made | norms | {f"{name}.{n}.bias": torch.zeros(hidden) for n in (1, 4)}
