@@ -119,6 +119,13 @@ def canvas_value(rgb: Array | None, mask: Array | None = None) -> Any:
     return {"background": rgb, "layers": layers, "composite": None}
 
 
+def dropdown(label: str, elem_id: str) -> Any:
+    """A list of names that is filled while the page is open."""
+    made = _Dropdown(choices=[], value=None, label=label, elem_id=elem_id, interactive=True)
+    made.do_not_save_to_config = True
+    return made
+
+
 def tool(label: str, elem_id: str, title: str, *classes: str, **said: Any) -> Any:
     """A small button with a sign on it. title: what it does, for those who cannot guess"""
     made = gr.Button(label, elem_id=elem_id, elem_classes=["tool", "cnet-toolbutton", *classes], **said)

@@ -281,6 +281,7 @@ _OF_MODEL = (
 )
 REACTIONS = (
     Reaction("control_type", "input", control_type, ("module", "model", *_OF_PREPROCESSOR, *_OF_MODEL)),
+    Reaction("control_type", "change", listed, ("module", "model"), check=False),
     Reaction("module", "input", preprocessor, _OF_PREPROCESSOR),
     Reaction("module", "change", relabelled, _OF_PREPROCESSOR),
     Reaction("model", "change", model, _OF_MODEL),

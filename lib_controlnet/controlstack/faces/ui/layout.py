@@ -234,14 +234,47 @@ def panel(tab: str, name: str, count: int, most: int, stock: Stock) -> PanelView
         gr.Group(elem_id=view.prefix),
         gr.Accordion(name, open=False, elem_id=f"{view.prefix}_accordion", elem_classes=classes),
     ):
+        _commands(view)
         if several:
             with gr.Tabs(elem_id=f"{view.prefix}_tabs"):
                 for place in range(total):
                     _unit_tab(view, place, stock)
+            view.part("_add_unit", gr.Button, "Add a unit", size="sm")
         else:
             view.units.append(UnitView(tab, 0, f"{view.prefix}_ControlNet"))
             unit(view.units[0], stock)
+        _overview(view)
+        _presets(view)
     return view
+
+
+def _commands(view: PanelView) -> None:
+    """What the page's script uses, and what says how it went."""
+    view.parts["shown"] = gr.State(view.shown)
+    style, _ = compat.tabs_shown(f"{view.prefix}_tabs", view.shown, view.total)
+    view.parts["_tabs_style"] = compat.html(style, f"{view.prefix}_tabs_style", HIDDEN)
+    view.part("_command", gr.Textbox, value="", show_label=False, elem_classes=[HIDDEN])
+    view.part("_command_run", gr.Button, "Run", elem_classes=[HIDDEN])
+    view.parts["_mistake"] = compat.html("", f"{view.prefix}_mistake", "cnet-mistake")
+
+
+def _overview(view: PanelView) -> None:
+    with gr.Accordion("Stack overview", open=False, elem_id=f"{view.prefix}_overview_accordion"):
+        view.parts["_overview"] = compat.html("", f"{view.prefix}_overview", "cnet-overview")
+        view.part("_overview_refresh", gr.Button, "Refresh the overview", size="sm")
+
+
+def _presets(view: PanelView) -> None:
+    with gr.Accordion("Presets", open=False, elem_id=f"{view.prefix}_presets"):
+        with gr.Row():
+            view.parts["_preset_dropdown"] = compat.dropdown("Preset", f"{view.prefix}_preset_dropdown")
+            view.part("_preset_load", gr.Button, "Load", size="sm")
+            view.part("_preset_delete", gr.Button, "Delete", size="sm")
+        with gr.Row():
+            view.part("_preset_name", gr.Textbox, value="", label="Name")
+            view.part("_preset_save", gr.Button, "Save the units", size="sm")
+        view.part("_preset_share", gr.Textbox, value="", label="Preset as JSON, to copy or paste", lines=4)
+        view.part("_preset_import", gr.Button, "Load what stands above", size="sm")
 
 
 def _unit_tab(view: PanelView, place: int, stock: Stock) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from controlstack.faces.ui.layout import PanelView
 
 _KEPT = {
-    *("control_type", "independent", "allow_preview", "preview_as_input", "region_on", "input_mode"),
+    *("independent", "allow_preview", "preview_as_input", "region_on", "input_mode"),
     *("batch_dir", "batch_mask_dir", "output_dir", "loopback", "low_vram"),
 }
 """What parameters do not tell."""

@@ -127,10 +127,10 @@ def _source(values: Values) -> dict[str, Any]:
     if mode == InputMode.MERGE:
         return {"image": [{"image": one} for one in _gallery(values["gallery"])] or None}
     if values["preview_as_input"] and values["preview"] is not None:
-        shown = pictures.drawn(values["preview"])
-        return {"module": "none", "image": shown and shown.rgb}
+        found = pictures.drawn(values["preview"])
+        return {"module": "none", "image": found.rgb if found else None}
     found = pictures.drawn(values["picture"]) if values["independent"] else None
-    return {"image": found and found.rgb, "mask": found and found.mask}
+    return {"image": found.rgb, "mask": found.mask} if found else {}
 
 
 def _gallery(value: object) -> list[Any]:

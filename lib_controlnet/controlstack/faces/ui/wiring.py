@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from controlstack.faces.ui import compat, events, tools
+from controlstack.faces.ui import compat, events, tools, weight_plot
 from controlstack.faces.ui.events import Changes, Reaction
 from controlstack.faces.ui.fields import FIELDS, PLAIN
 from controlstack.faces.ui.layout import PanelView, UnitView
 from controlstack.faces.ui.stock import Stock
+from controlstack.faces.ui.whole import Whole
 from controlstack.log import log
 from controlstack.unit import InputMode
 
@@ -21,12 +22,16 @@ def wire(view: PanelView, stock: Stock) -> None:
     for unit in view.units:
         _wire_unit(unit, stock)
         tools.wire(unit, stock)
+    Whole(view, stock).wire()
 
 
 def _wire_unit(view: UnitView, stock: Stock) -> None:
     for reaction in events.REACTIONS:
         for listener in compat.listeners(view.fields[reaction.field], reaction.on):
             _react(listener, view, stock, reaction)
+    for field, kind in _PLOTTED:
+        for listener in compat.listeners(view.fields[field], kind):
+            _plot(listener, view, stock)
     refresh = Reaction("model", "click", events.refreshed, ("module", "model"))
     _react(view.parts["_controlnet_refresh_models"].click, view, stock, refresh)
     for mode, opened in view.sources.items():
@@ -38,6 +43,20 @@ def _wire_unit(view: UnitView, stock: Stock) -> None:
     for name in ("picture", "gallery", "batch_files"):
         for listener in compat.listeners(view.fields[name], "upload"):
             _react(listener, view, stock, put_in)
+
+
+_PLOTTED = (
+    *(("model", "change"), ("weight_type", "change"), ("advanced_weighting", "change")),
+    *(("composition_weight", "release"), ("weight", "release")),
+)
+"""What the plot of layers' weights follows."""
+
+
+def _plot(listener: Any, view: UnitView, stock: Stock) -> None:
+    def plot(*given: Any) -> str:
+        return weight_plot.svg(DEFAULTS | dict(zip(PLAIN, given, strict=True)), stock)
+
+    compat.on(listener, plot, [view.fields[name] for name in PLAIN], [view.parts["_weight_plot"]])
 
 
 def _react(listener: Any, view: UnitView, stock: Stock, reaction: Reaction) -> None:
