@@ -23,7 +23,7 @@ from controlstack.face_analysis import BUFFALO, known, largest, upright
 from controlstack.image import Array
 from controlstack.networks import State, filled
 from controlstack.packages import bring
-from controlstack.preprocess import Ask, Embedding, Preprocessor, register
+from controlstack.preprocess import Ask, Embedding, Preprocessor, Slider, register
 
 MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of the pictures that CLIP learned from."""
@@ -118,6 +118,29 @@ for name, label, file, control_type, priority in (
             shows_control_mode=False,
             network="CLIP's vision transformer",
             files=(file,),
+            packages=("transformers",),
+        )
+    )
+
+for name, companion, priority in (
+    ("revision_clipvision", "revision", 100),
+    ("revision_ignore_prompt", "revision without the prompt", 0),
+):
+    register(
+        Preprocessor(
+            name=name,
+            run=shown,
+            embed=partial(embed, G),
+            label=name,
+            control_types=("Revision",),
+            priority=priority,
+            resolution=None,
+            a=Slider("Noise Augmentation", 0, 1, 0.01, 0),
+            needs_model=False,
+            shows_control_mode=False,
+            companions=(companion,),
+            network="CLIP's vision transformer",
+            files=(G,),
             packages=("transformers",),
         )
     )

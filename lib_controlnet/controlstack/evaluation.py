@@ -80,8 +80,12 @@ class Evaluation:
         return total
 
     def context(self) -> tuple[Tensor, Tensor | None]:
-        """The prompt tokens "R L D" and SDXL's vector "R A", with what controls append and add."""
+        """The prompt tokens "R L D" and SDXL's vector "R A", with what controls add and append."""
         tokens, vector = self.call.context, self.call.y
+        for one in self._acting:
+            if (change := one.control.prompt(one.call)) is not None:
+                factor = one.strength.factor(lambda: 0)
+                tokens = tokens + one.strength.change(change, factor, spatial=False).to(tokens)
         for one in self._acting:
             if (more := one.control.tokens(one.call)) is not None:
                 factor = one.strength.factor(lambda: 0)

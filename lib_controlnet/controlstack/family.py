@@ -68,6 +68,7 @@ class Start:
     map: the same as the preprocessor made it, uint8 "H W 3", or "H W 4" with the mask behind the colours
     unit: what the user asked for, in this pass
     seed: of the job
+    unprompted: whether the job has neither a prompt nor a negative one
     embeddings: one for each of the unit's pictures, for families that read them
     fellows: all controls of the pass in the order of the units; those behind this one are not there yet
     """
@@ -80,6 +81,7 @@ class Start:
     services: Services
     hires: bool = False
     seed: int = 0
+    unprompted: bool = False
     embeddings: tuple[Embedding, ...] = ()
     fellows: Sequence[Control] = ()
 

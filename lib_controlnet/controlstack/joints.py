@@ -289,6 +289,9 @@ class Control:
     def timestep(self, embedding: Tensor, call: Call) -> Tensor | None:
         """A change of the embedding "R E" of the timestep, before SDXL's vector is added."""
 
+    def prompt(self, call: Call) -> Tensor | None:
+        """A change of the prompt tokens "R L D" that the UNet reads."""
+
     def tokens(self, call: Call) -> Tensor | None:
         """Prompt tokens "R n D" to append."""
 

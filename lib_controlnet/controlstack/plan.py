@@ -31,7 +31,7 @@ class Plan:
     asks: what the preprocessor is asked for, one for each of the source's pictures
     given: embeddings that the unit brings itself
     matches: what acts, the control model and the preprocessor's companions, whichever there are
-    seed: of the job, for families that draw at random
+    seed, unprompted: the job's, as in `Job`
     """
 
     index: int
@@ -43,6 +43,7 @@ class Plan:
     schedule: Schedule
     given: Sequence[Embedding] = ()
     seed: int = 0
+    unprompted: bool = False
 
     def maps(self, cache: preprocess.Cache) -> tuple[Array, ...]:
         """The detected maps, uint8 "h w 3|4", each at the preprocessor's own size; one control is made of
@@ -83,7 +84,8 @@ def resolve(index: int, unit: ControlNetUnit, job: Job, catalog: Catalog) -> Pla
         raise error.in_unit(index) from error
     said = replace(unit, module=preprocessor.label, model=model, processor_res=asks[0].resolution)
     said = replace(said, threshold_a=asks[0].a, threshold_b=asks[0].b)
-    return Plan(index, said, preprocessor, source, asks, matches, schedule, given, job.seed)
+    of_job = job.seed, job.unprompted
+    return Plan(index, said, preprocessor, source, asks, matches, schedule, given, *of_job)
 
 
 def _check_reads_embeddings(match: Match | None) -> None:

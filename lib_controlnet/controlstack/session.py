@@ -77,7 +77,9 @@ class Session:
                 for match, map_ in product(plan.matches, fitted):
                     start = Start(
                         *(self._network(match, services), match, image.hint(map_), map_, unit),
-                        *(services, hires, plan.seed, self._embedded[plan.index], fellows),
+                        *(services, hires, plan.seed, plan.unprompted),
+                        embeddings=self._embedded[plan.index],
+                        fellows=fellows,
                     )
                     fellows.append(match.family.begin(start))
                     self._controls.append((plan, match, fellows[-1]))

@@ -20,7 +20,8 @@ class Job:
     width, height: px of the first pass
     hires: whether a high-resolution pass follows the first
     base: the checkpoint
-    seed: for preprocessors that draw at random
+    seed: for what is drawn at random
+    unprompted: whether it has neither a prompt nor a negative one
     init: the picture of img2img, with its prepared mask if it inpaints
     init_resize: how the host fits it
     only_masked: px of padding when the host paints only the masked region, else None
@@ -31,6 +32,7 @@ class Job:
     base: Base
     hires: bool = False
     seed: int = 0
+    unprompted: bool = False
     init: Picture | None = None
     init_resize: ResizeMode = ResizeMode.RESIZE
     only_masked: int | None = None

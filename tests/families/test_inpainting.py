@@ -116,6 +116,20 @@ def test_rows_that_a_unit_spares_and_steps_outside_its_window_see_the_jobs_own(
         assert torch.equal(output(unet, begin(unet, vae, **fields)), plain)
 
 
+def test_lama_sees_what_a_resize_puts_around_the_picture(unet: Any) -> None:
+    job = Job(width=2 * SIZE, height=SIZE, base=unet_diffusers.base_of(unet))
+    fields = {"module": "inpaint_only+lama", "image": picture(), "mask": MASK, "enabled": True}
+    resized = plan.resolve(0, parse({**fields, "resize_mode": "Resize and Fill"}), job, Catalog([Path()]))
+    (seen,), (ask,) = resized.source.pictures, resized.asks
+    assert seen.rgb.shape == (SIZE, 2 * SIZE, 3)
+    assert ask.mask is not None
+    assert (ask.mask[:, : SIZE // 2] == 255).all()
+    assert np.array_equal(ask.mask[:, SIZE // 2 : SIZE // 2 + SIZE], MASK)
+    assert [match.family.name for match in resized.matches] == [
+        *("keep unmasked", "inpaint checkpoint", "start from the picture"),
+    ]
+
+
 def test_other_checkpoints_have_nothing_to_be_fed(vae: nn.Module) -> None:
     for extra in ({}, {"in_channels": 5}, {"in_channels": 8}):
         with pytest.raises(ControlError, match="has no model"):

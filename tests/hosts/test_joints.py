@@ -118,6 +118,11 @@ class Timing(Control):
         return noise(embedding, "time")
 
 
+class Silencing(Control):
+    def prompt(self, call: Call) -> Tensor | None:
+        return -call.context
+
+
 class Dreaming(Control):
     def denoised(self, x0: Tensor, call: Call) -> Tensor | None:
         return noise(x0, "x0")
@@ -172,6 +177,7 @@ KINDS = (
     Entering,
     Leaving,
     Telling,
+    Silencing,
     Timing,
     Dreaming,
     Painting,

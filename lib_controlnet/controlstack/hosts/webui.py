@@ -239,6 +239,7 @@ class WebUI(ABC):
             base=self.base(p),
             hires=bool(getattr(p, "enable_hr", False)),
             seed=_seed(p),
+            unprompted=not any(text.strip() for text in (*p.all_prompts, *p.all_negative_prompts)),
             init=_init_picture(p),
             init_resize=_resize_mode(p),
             only_masked=p.inpaint_full_res_padding if getattr(p, "inpaint_full_res", False) else None,
