@@ -21,8 +21,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 INSTALL = ROOT / "install.py"
 
-# What A1111 1.10 pins, what comes without its own needs, and three oddities: a local version, one of no standard,
-# an editable install.
+# What A1111 1.10 pins, what comes without its own needs, and three oddities: a local version, one of no
+# standard, an editable install.
 A1111 = {
     "numpy": "1.26.2",
     "Pillow": "9.5.0",

@@ -133,7 +133,7 @@ class Networks:
         state = {_PARALLEL.sub("", name): tensor for name, tensor in tensors.items()}
         try:
             network = build(state)
-        except (RuntimeError, KeyError, IndexError) as error:  # names or shapes that do not fit
+        except (RuntimeError, KeyError, IndexError, ValueError) as error:  # names or shapes do not fit
             raise _another(file, path, error) from error
         return network.eval().requires_grad_(False)
 

@@ -194,6 +194,15 @@ def _drawn(pose: Pose) -> Array:
     return poses.draw(poses.parse(poses.write(pose)))
 
 
+def listed(why: ControlError, **declared: Any) -> Preprocessor:
+    """A preprocessor that people know by name and that cannot run here. declared: the other fields"""
+
+    def run(_image: Array, _ask: Ask) -> Array:
+        raise ControlError(*why.args)
+
+    return Preprocessor(run=run, blocked=why, **declared)
+
+
 MAX_CACHED = 256 << 20
 """Most bytes of maps that stay cached: the largest map alone takes 192 MiB."""
 

@@ -242,6 +242,31 @@ def test_depth_anything_v2_takes_the_large_network_where_it_lies(tmp_path: Path,
     assert not np.array_equal(_run(preprocessor.name, picture, networks), small)
 
 
-def test_dsine_says_why_not(picture: Array):
-    with pytest.raises(ControlError, match=r"normal_dsine is not available: .* normal_bae"):
-        Cache().run(find("normal_dsine"), picture, find("normal_dsine").ask())
+def test_depth_pro(tmp_path: Path, picture: Array):
+    """Layout: DepthProForDepthEstimation of transformers 4.57, DINOv2s of four layers, a field of view."""
+    transformers = pytest.importorskip("transformers", "4.50")
+    state = weights.like(weights.listed("depth_pro.txt"), 2)
+    networks = weights.placed(tmp_path, find("depth_pro").files[0], state)
+    ours = _run("depth_pro", picture, networks)
+    room = sys.modules[find("depth_pro").run.__module__]
+    network = networks.get(room.WEIGHTS, room._network)
+    assert isinstance(network, transformers.DepthProForDepthEstimation)
+    stored = network.state_dict()["depth_pro.neck.fuse_image_with_low_res.weight"]
+    assert torch.equal(stored, state["depth_pro.neck.fuse_image_with_low_res.weight"])
+    seen = cv2.resize(picture, (128, 128), interpolation=cv2.INTER_LINEAR).astype(np.float32) / 255
+    with torch.no_grad():
+        inverse = network((torch.from_numpy(seen).permute(2, 0, 1)[None] - 0.5) / 0.5).predicted_depth[None]
+    inverse = torch.nn.functional.interpolate(inverse, (64, 128), mode="bilinear")[0, 0]
+    spread = (inverse - inverse.min()) / (inverse.max() - inverse.min())
+    assert np.abs(ours[..., 0] - 255 * spread.numpy()).max() <= 1
+    assert len(np.unique(ours)) > 50
+
+
+@pytest.mark.parametrize("name", ["depth_hand_refiner", "depth_anything_v3", "normal_dsine"])
+def test_what_no_package_has_says_why(name: str, picture: Array):
+    preprocessor = find(name)
+    with pytest.raises(ControlError, match=f"{name} is not available: .* (U|u)se ") as caught:
+        Cache().run(preprocessor, picture, preprocessor.ask())
+    with pytest.raises(ControlError) as again:
+        preprocessor.run(picture, preprocessor.ask())
+    assert caught.value.why == again.value.why

@@ -1,0 +1,24 @@
+"""Depth of hands as they should be, under its known name: listed, and not available.
+
+Source: W. Lu and others, HandRefiner: Refining Malformed Hands in Generated Images by Diffusion-based
+Conditional Inpainting, 2023.
+"""
+
+from __future__ import annotations
+
+from controlstack.errors import ControlError
+from controlstack.preprocess import listed, register
+
+register(
+    listed(
+        ControlError(
+            "It draws hands by MANO's model of a hand, which may not be passed on",
+            "The network that fits it, MeshGraphormer, is in no package",
+            "Pose the hands with the pose editor, or use depth_anything_v2",
+        ),
+        name="depth_hand_refiner",
+        label="depth_hand_refiner",
+        control_types=("Depth",),
+        network="MeshGraphormer",
+    )
+)
