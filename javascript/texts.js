@@ -63,6 +63,15 @@
         mistake: "Unit {n}: {sentence}",
         mistakeShow: "Open this unit",
 
+        toolCanvas: "New canvas",
+        toolWebcam: "Take the picture from a webcam",
+        toolMirror: "Mirror the picture",
+        toolDimensions: "Make the picture's size that of the pictures to paint",
+        toolRun: "Run the preprocessor",
+        toolRefresh: "Look for models again",
+        toolPose: "Edit the pose",
+        toolClose: "Close the preview",
+
         rowHelp: "Arrow keys go through the units, Alt with them moves this one, Enter opens it, Delete removes it",
     };
 
