@@ -186,6 +186,18 @@ def test_the_editor_shows_what_the_network_will_see(page):
     assert (flat & drawn).sum() > 2000
 
 
+def test_the_unit_s_picture_lies_behind(page, tmp_path):
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "picture.png")
+    place = page.find(U + "_input_image")
+    page.run("arguments[0].append(document.createElement('canvas'))", place)  # as newer gradios show it
+    page.find(U + "_input_image input[type=file]").send_keys(str(tmp_path / "picture.png"))
+    page.click(U + "_pose_edit")
+    assert page.find(".cnet-modal input[type=number]").get_attribute("value") == "300"
+    picture = page.find(".cnet-pose-picture")
+    assert picture.get_attribute("href").startswith("blob:")
+    page.until(lambda: picture.rect["width"] > 300, "the picture")
+
+
 def test_escape_closes_the_editor_without_sending_and_keeps_what_was_done(page):
     from selenium.webdriver.common.keys import Keys
 
@@ -302,7 +314,8 @@ def test_an_open_panel_is_open_next_time(page):
 
 
 def test_the_host_s_language(page):
-    page.run("window.localization = {'Send to the unit': '发送到单元', 'Nose': '鼻子'}")
+    chinese = json.loads((ROOT / "localizations/zh_CN.json").read_text("utf-8"))
+    page.run("window.localization = arguments[0]", chinese)
     page.click(U + "_pose_edit")
     assert page.find(".cnet-primary").text == "发送到单元"
     assert page.find(".cnet-chip").text == "鼻子"

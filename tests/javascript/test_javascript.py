@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -86,6 +87,19 @@ def test_python_draws_the_same_limbs_and_reads_the_same_poses():
     read = pose.parse(said["pose"])
     assert (read.width, read.height) == (512, 768)
     assert [len(part) for part in (read.people[0].body, read.people[0].left_hand)] == [18, 21]
+
+
+def test_every_text_has_its_chinese():
+    texts = ROOT / "javascript/texts.js"
+    program = "require(process.argv[1]); const { ENGLISH, BODY } = controlstack.texts;"
+    program += "console.log(JSON.stringify([...Object.values(ENGLISH), ...BODY]))"
+    done = node("-e", program, texts)
+    assert done.returncode == 0, done.stderr
+    chinese = json.loads((ROOT / "localizations/zh_CN.json").read_text("utf-8"))
+    for english in json.loads(done.stdout):
+        holes = [sorted(re.findall(r"\{\w+\}", text)) for text in (english, chinese.get(english, ""))]
+        assert chinese.get(english), english
+        assert holes[0] == holes[1], english
 
 
 def test_eslint_finds_nothing():
