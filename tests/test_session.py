@@ -279,7 +279,7 @@ def test_weights_of_layers_are_the_models_and_not_its_companions(
     catalog: Catalog, inverting: dict[str, object]
 ) -> None:
     tokens = torch.zeros(2, 4, 8)
-    at = Site(Block("input", 1), 0, cross=True), Attention(tokens, tokens, tokens, tokens, 2)
+    at = Site(Block("input", 1), 0, cross=True), Attention(*[tokens] * 4, 2, lambda _: (tokens, tokens))
     changes = []
     for fields in ({"advanced_weighting": [0.0] * 13}, {}):
         evaluation = session(catalog, {**inverting, "weight": 0.5, **fields}).step(CALL)

@@ -21,6 +21,8 @@ from controlstack.preprocess import Embedding
 
 POOLED, PATCHES = "image_embeds", "hidden_states"
 """What CLIP knows: the picture as a whole "1 D", or its second last layer's of every patch "1 N C"."""
+LAST_PATCHES = "last_hidden_state"
+"""The last layer's, of every patch "1 N C"."""
 GREY_PATCHES = "uncond_hidden_states"
 """`PATCHES` of a grey picture."""
 FACE, RAW_FACE = "face_embeds", "raw_face_embeds"

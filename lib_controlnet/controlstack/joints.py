@@ -62,6 +62,7 @@ class Attention:
     q, k, v: "R N C" and twice "R M C", projected
     out: "R N C", its result in front of the output projection
     heads: into which C is cut
+    project: makes keys and values "R n C" of prompt tokens "R n D", as the layer itself does
     """
 
     q: Tensor
@@ -69,11 +70,12 @@ class Attention:
     v: Tensor
     out: Tensor
     heads: int
+    project: Callable[[Tensor], tuple[Tensor, Tensor]] = field(repr=False, compare=False)
 
     def take(self, index: Sequence[int]) -> Attention:
         """The same with only these rows."""
         at = row_index(index)
-        return Attention(self.q[at], self.k[at], self.v[at], self.out[at], self.heads)
+        return replace(self, q=self.q[at], k=self.k[at], v=self.v[at], out=self.out[at])
 
     def over(self, k: Tensor, v: Tensor) -> Tensor:
         """What the queries see in other keys and values "R|1 M C", as "R N C"."""

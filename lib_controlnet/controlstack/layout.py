@@ -26,7 +26,7 @@ ANY = 0
 class Base:
     """What a checkpoint is, or what a control file was made for.
 
-    width: channels of the first level
+    width: channels of the first level; `ANY` for a control that sees the prompt alone
     context: channels of the prompt tokens; None where nothing attends to them
     vector: channels of SDXL's vector conditioning, else None; `ANY` for a control that does not see it
     blocks: how many skips the encoder hands to the decoder
@@ -58,7 +58,8 @@ class Base:
         contexts = {self.context, other.context} - {None}  # SDXL's small ControlNets attend to nothing
         vectors = (self.vector, other.vector)
         vector_fits = self.vector == other.vector or (ANY in vectors and None not in vectors)
-        fits = (self.width, self.blocks) == (other.width, other.blocks) and vector_fits
+        widths = {self.width, other.width} - {ANY}
+        fits = len(widths) == 1 and self.blocks == other.blocks and vector_fits
         return None if fits and len(contexts) < 2 else f"It is made for {self}, but the checkpoint is {other}"
 
 

@@ -23,7 +23,6 @@ SAID = {
     "hunyuan_dit": "a ControlNet for Hunyuan-DiT",
     "sana": "a ControlNet for Sana",
     "cosmos": "a ControlNet for Cosmos",
-    "style_adapter": "a T2I style adapter",
 }
 
 

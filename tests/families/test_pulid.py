@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,8 @@ def test_attention_is_the_published_processors(mode: str) -> None:
     """IDAttnProcessor2_0: "Fidelity" with ORTHO_v2 and 8 zeros, "Extremely style" with ORTHO and 16."""
     h, prompt = 12 * wave(2, 12, 16, seed=320), 12 * wave(2, 7, 24, seed=321)
     q, k, v = h @ wave(16, 16, seed=300).T, *(prompt @ wave(16, 24, seed=n).T for n in (301, 302))
-    attention = Attention(q, k, v, torch.empty(0), 2)
-    attention = Attention(q, k, v, attention.over(k, v), 2)
+    attention = Attention(q, k, v, torch.empty(0), 2, lambda _: (k, v))
+    attention = replace(attention, out=attention.over(k, v))
     person = nn.functional.pad(15 * wave(2, 10, 24, seed=322), (0, 0, 0, EMPTY[MODES[mode]]))
     running = Pass.__new__(Pass)
     network = Network(nn.Identity(), [wave(16, 24, seed=310)], [wave(16, 24, seed=311)])

@@ -98,6 +98,17 @@ class Attending(Control):
         return attention.over(noise(tokens, site_name(site), "k"), 3 * noise(tokens, site_name(site), "v"))
 
 
+class Styling(Control):
+    """Has prompt attention look at further tokens, made keys and values by the layer itself."""
+
+    def attended(self, site: Site, attention: Attention, call: Call) -> Tensor | None:
+        if not site.cross:
+            return None
+        k, v = attention.project(3 * noise(call.context[:, :3], "style"))
+        k, v = torch.cat([attention.k, k], dim=1), torch.cat([attention.v, v], dim=1)
+        return attention.over(k, v) - attention.out
+
+
 class Entering(Control):
     def entering(self, block: Block, h: Tensor, call: Call) -> Tensor | None:
         return 0.3 * noise(h, tuple(block), "in") if block != ("input", 0) else None
@@ -177,6 +188,7 @@ KINDS = (
     Entering,
     Leaving,
     Telling,
+    Styling,
     Silencing,
     Timing,
     Dreaming,
@@ -276,7 +288,7 @@ def test_a_region_mask_keeps_a_change_in_its_half(
     else:
         tokens = feature.flatten(2).transpose(1, 2)
         change = answer.attended(
-            Site(Block("input", 1), 0, cross=True), Attention(tokens, tokens, tokens, tokens, 2)
+            Site(Block("input", 1), 0, cross=True), Attention(*[tokens] * 4, 2, lambda _: (tokens, tokens))
         )
         assert change is not None
         change = change.transpose(1, 2).reshape(2, 8, SIZE, SIZE)

@@ -39,10 +39,7 @@ OTHER_MODELS = (
     Kind("a ControlNet for Cosmos", (r"control_blocks\.", r"patch_embed_base\.")),
     Kind("a ControlNet-LLLite for Anima", (r"lllite_dit_",)),
 )
-LATER = (
-    Kind("a ControlNet-XS under its authors' names", (r"(control_model\.)?enc_zero_convs_in\.",)),
-    Kind("a T2I style adapter", (r"style_embedding$", r"ln_post\.")),
-)
+LATER = (Kind("a ControlNet-XS under its authors' names", (r"(control_model\.)?enc_zero_convs_in\.",)),)
 
 
 class NotHere(Family):

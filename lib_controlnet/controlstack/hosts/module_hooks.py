@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ class Hooks:
             seen: dict[str, Tensor] = {}
             for name in ("to_q", "to_k", "to_v"):
                 self.keep(getattr(layer, name).register_forward_hook(_recording(seen, name)))
-            self.keep(layer.to_out[0].register_forward_pre_hook(self._attended(site, seen, layer.heads)))
+            self.keep(layer.to_out[0].register_forward_pre_hook(self._attended(site, seen, layer)))
 
     def block(self, block: Block, parts: Sequence[Any]) -> None:
         """Serve a block; its parts run one after the other."""
@@ -89,11 +90,12 @@ class Hooks:
 
         return before
 
-    def _attended(self, site: Site, seen: dict[str, Tensor], heads: int) -> Callable[..., Any]:
+    def _attended(self, site: Site, seen: dict[str, Tensor], layer: Any) -> Callable[..., Any]:
         def before(_: nn.Module, args: tuple[Any, ...]) -> Any:
             q, k, v = (seen.pop(name) for name in ("to_q", "to_k", "to_v"))
             answers = self.listener or self.now
-            change = answers.attended(site, Attention(q, k, v, args[0], heads)) if answers else None
+            attention = Attention(q, k, v, args[0], layer.heads, partial(_projected_alone, layer))
+            change = answers.attended(site, attention) if answers else None
             return None if change is None else change_head(args, change)
 
         return before
@@ -121,6 +123,11 @@ def sites(block: Block, parts: Iterable[nn.Module]) -> Iterator[tuple[Site, Any]
         for nth, transformer in enumerate(getattr(part, "transformer_blocks", ())):
             yield Site(block, nth, cross=False), transformer.attn1
             yield Site(block, nth, cross=True), transformer.attn2
+
+
+def _projected_alone(layer: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of tokens, without the hooks: these are not what the layer itself is working on."""
+    return layer.to_k.forward(tokens), layer.to_v.forward(tokens)
 
 
 def change_head(values: Any, change: Tensor) -> Any:
