@@ -6,17 +6,21 @@
     const THANKS = 1500; // ms
 
     async function copy(line, button) {
-        await put(line.value);
-        button.textContent = controlstack.texts.text("copied");
+        const done = await put(line.value);
+        if (!done) {
+            line.select();
+        }
+        button.textContent = controlstack.texts.text(done ? "copied" : "copyByHand");
         setTimeout(() => (button.textContent = controlstack.texts.text("copy")), THANKS);
     }
 
-    /** Into the clipboard; pages that are neither https nor local, or may not, have only the old way. */
+    /** Into the clipboard, if that may be; pages that are neither https nor local, or may not, have only the old way. */
     async function put(words) {
         try {
             await navigator.clipboard.writeText(words);
+            return true;
         } catch {
-            putByHand(words);
+            return putByHand(words);
         }
     }
 
@@ -25,8 +29,9 @@
         line.value = words;
         document.body.append(line);
         line.select();
-        document.execCommand("copy");
+        const done = document.execCommand("copy");
         line.remove();
+        return done;
     }
 
     function look() {

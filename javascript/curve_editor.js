@@ -2,6 +2,9 @@
 (function (controlstack) {
     "use strict";
 
+    const CURVE = "_weight_curve";
+    const ENDS = ["_controlnet_start_control_step_slider", "_controlnet_ending_control_step_slider"];
+    const HIRES_ENDS = ["_hires_start", "_hires_end"];
     const WIDTH = 360; // of the drawing, in its own units
     const HEIGHT = 190;
     const EDGE = { left: 34, right: 12, top: 10, bottom: 22 };
@@ -14,9 +17,11 @@
     const editors = new WeakMap();
 
     class CurveEditor {
-        /** On the element that the server made for unit `prefix`. */
-        constructor(place, prefix) {
-            this.prefix = prefix;
+        /** In an element that names a unit and, if it is not the usual one, the field with the text. */
+        constructor(place) {
+            const { unit, field = CURVE } = place.dataset;
+            this.field = unit + field;
+            this.ends = (field === CURVE ? ENDS : HIRES_ENDS).map((suffix) => unit + suffix);
             this.curve = null;
             this.shown = null;
             this.selected = 0;
@@ -62,7 +67,7 @@
 
         /** Draw what the text says, unless it is drawn already or in a hand. */
         follow() {
-            const line = controlstack.page.field(`${this.prefix}_weight_curve`);
+            const line = controlstack.page.field(this.field);
             if (!line || this.dragging) {
                 return;
             }
@@ -77,19 +82,15 @@
 
         /** The unit's start and end, shares of the pass. */
         window() {
-            const ends = [
-                ["_controlnet_start_control_step_slider", 0],
-                ["_controlnet_ending_control_step_slider", 1],
-            ];
-            return ends.map(([suffix, otherwise]) => {
-                const value = Number.parseFloat(controlstack.page.field(this.prefix + suffix)?.value);
+            return this.ends.map((id, otherwise) => {
+                const value = Number.parseFloat(controlstack.page.field(id)?.value);
                 return Number.isFinite(value) ? value : otherwise;
             });
         }
 
         /** Put the curve, or none, into the text; the server hears of it. */
         put(curve) {
-            const line = controlstack.page.field(`${this.prefix}_weight_curve`);
+            const line = controlstack.page.field(this.field);
             if (line) {
                 controlstack.page.write(line, curve ? controlstack.curve.write(curve) : "");
             }
@@ -305,7 +306,7 @@
     function look() {
         for (const place of controlstack.page.root().querySelectorAll(".cnet-curve-editor[data-unit]")) {
             if (!editors.has(place) || !place.firstElementChild) {
-                editors.set(place, new CurveEditor(place, place.dataset.unit));
+                editors.set(place, new CurveEditor(place));
             }
             editors.get(place).follow();
         }

@@ -10,6 +10,7 @@
         oneUnit: "1 unit",
         copy: "Copy",
         copied: "Copied",
+        copyByHand: "Press Ctrl+C",
         cancel: "Cancel",
 
         curvePreset: "Shape…",
