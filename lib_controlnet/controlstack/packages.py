@@ -16,6 +16,7 @@ _INSTALL = {
     "controlnet_aux": "controlnet_aux==0.0.10 --no-deps",  # its requirements bring a second OpenCV
     "mediapipe": "mediapipe==0.10.21",  # later ones have no mp.solutions
     "skimage": "scikit-image",
+    "facexlib": "facexlib --no-deps",  # of the rest of it nothing is used
     "timm": "timm --no-deps",  # its requirements bring a torchvision, which may be for another torch
 }
 """What pip is asked for, where that is more than the name."""
@@ -23,7 +24,9 @@ _INSTALL = {
 _PIP = f'"{sys.executable}" -m pip install'
 """Installs into the WebUI's own Python."""
 
-_AUX = "controlstack_controlnet_aux"
+_ALONE = "controlstack_"
+"""In front of the names of packages of which single modules are taken."""
+_IN_PARTS = {"controlnet_aux", "facexlib"}
 
 _failed: dict[str, Exception] = {}
 """What imports in this process raised, by package: one that failed stays broken until a restart."""
@@ -60,9 +63,9 @@ def take(module: str, name: str) -> Any:
 
 
 def check(names: Iterable[str]) -> None:
-    """Import these packages, except controlnet_aux, of which single modules are taken. Raises as `bring`."""
+    """Import these packages, except those of which single modules are taken. Raises as `bring`."""
     for name in names:
-        if name != "controlnet_aux":
+        if name not in _IN_PARTS:
             bring(name)
 
 
@@ -70,19 +73,27 @@ def controlnet_aux(module: str) -> ModuleType:
     """A module of huggingface/controlnet_aux, such as "hed" or "midas.midas.dpt_depth". Raises as `bring`.
 
     Its own `__init__` imports all detectors with timm, torchvision and mediapipe, which takes seconds and
-    fails together. Here only the module itself and what it needs run, under another name, so that
-    `import controlnet_aux` elsewhere still works.
+    fails together.
     """
-    if error := fault("controlnet_aux"):
+    return alone("controlnet_aux", module)
+
+
+def alone(package: str, module: str) -> ModuleType:
+    """A module of a package whose own `__init__` does not run. Raises as `bring`.
+
+    Only the module itself and what it needs run, under another name, so that importing the package elsewhere
+    still works.
+    """
+    if error := fault(package):
         raise error
-    spec = find_spec("controlnet_aux")
+    spec = find_spec(package)
     folders = list(spec.submodule_search_locations or ()) if spec else []
-    name = _AUX
+    name = _ALONE + package
     _bare_package(name, folders)
     for parent in module.split(".")[:-1]:
         name, folders = f"{name}.{parent}", [f"{folder}/{parent}" for folder in folders]
         _bare_package(name, folders)
-    return _imported(f"{_AUX}.{module}", "controlnet_aux")
+    return _imported(f"{_ALONE}{package}.{module}", package)
 
 
 def _bare_package(name: str, folders: list[str]) -> None:
@@ -97,7 +108,7 @@ def _imported(module: str, package: str) -> ModuleType:
         return import_module(module)
     except Exception as error:  # someone else's package: it may raise anything
         missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else package
-        culprit = package if missing.startswith(_AUX) else missing.partition(".")[0]
+        culprit = package if missing.startswith(_ALONE) else missing.partition(".")[0]
         _failed[culprit] = error
         log.warning("%s cannot be imported: %s: %s", module, type(error).__name__, error)
         raise _explained(culprit, error) from error
