@@ -14,7 +14,7 @@
         setTimeout(() => (button.textContent = controlstack.texts.text("copy")), THANKS);
     }
 
-    /** Into the clipboard, if that may be; pages that are neither https nor local, or may not, have only the old way. */
+    /** Into the clipboard, if that may be. Pages that are neither https nor local have only the old way. */
     async function put(words) {
         try {
             await navigator.clipboard.writeText(words);
