@@ -2,20 +2,21 @@
 
 Source: Z. Yang and others, Effective Whole-body Pose Estimation with Two-stages Distillation, 2023; T. Jiang
 and others, RTMPose, 2023; Z. Ge and others, YOLOX, 2021. The ONNX files and thresholds are those in use with
-ControlNet 1.1. OpenCV runs them, on the CPU; as there they are given RGB.
+ControlNet 1.1; as there they are given RGB.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from controlstack import onnx
 from controlstack.downloads import File
 from controlstack.geometry import padded
 from controlstack.image import Array
@@ -63,20 +64,6 @@ PERSON_SIZE, ANIMAL_SIZE = (288, 384), (256, 256)
 """px of what the second networks see, width first"""
 
 
-class Onnx(nn.Module):
-    """An ONNX file of one input, which OpenCV runs."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.network = cv2.dnn.readNetFromONNX(np.frombuffer(path.read_bytes(), np.uint8))
-        self.outputs = sorted(self.network.getUnconnectedOutLayersNames())
-
-    def forward(self, seen: Floats) -> list[Floats]:
-        """The outputs, by name, of "H W 3"."""
-        self.network.setInput(np.ascontiguousarray(seen.transpose(2, 0, 1)[None]))
-        return [np.asarray(output) for output in self.network.forward(self.outputs)]
-
-
 def whole_bodies(image: Array, ask: Ask) -> Pose:
     """Everybody with body, hands and face."""
     picture, crop = padded(image, ask.resolution)
@@ -104,22 +91,21 @@ def _figures(
     picture: Array, ask: Ask, classes: Iterable[int], file: File, size: tuple[int, int]
 ) -> list[Points]:
     """Points "N 3" of each figure: x and y in px, and how likely."""
-    detector = cast(Onnx, ask.networks.open(YOLOX, Onnx))
-    boxes = _boxes(picture, detector, classes)
+    boxes = _boxes(picture, ask.networks.open(YOLOX, onnx.read), classes)
     if not boxes:
         return []
-    network = cast(Onnx, ask.networks.open(file, Onnx))
+    network = ask.networks.open(file, onnx.read)
     return [_points(picture, box, network, size) for box in boxes]
 
 
-def _boxes(picture: Array, detector: Onnx, classes: Iterable[int]) -> list[Floats]:
+def _boxes(picture: Array, detector: nn.Module, classes: Iterable[int]) -> list[Floats]:
     """Left, top, right and bottom, px, of each figure of these classes, the surest of a class first."""
     height, width = picture.shape[:2]
     scale = min(SIDE / height, SIDE / width)
     small = cv2.resize(picture, (int(width * scale), int(height * scale)), interpolation=cv2.INTER_LINEAR)
     seen = np.full((SIDE, SIDE, 3), 114, np.float32)
     seen[: small.shape[0], : small.shape[1]] = small
-    cells = detector(seen)[0][0]
+    (cells,) = _run(detector, seen)
     places, strides = _grid()
     middles = (cells[:, :2] + places) * strides
     halves = np.exp(cells[:, 2:4]) * strides / 2
@@ -130,6 +116,11 @@ def _boxes(picture: Array, detector: Onnx, classes: Iterable[int]) -> list[Float
         order = np.argsort(-likely, kind="stable")
         found += _apart(boxes[order[likely[order] > LIKELY]])
     return found
+
+
+def _run(network: nn.Module, seen: Floats) -> list[Floats]:
+    """The outputs for one picture "H W 3"."""
+    return [output[0].numpy() for output in network(torch.from_numpy(seen).permute(2, 0, 1)[None])]
 
 
 def _grid() -> tuple[Floats, Floats]:
@@ -159,7 +150,7 @@ def _shared(one: Floats, other: Floats) -> float:
     return both / (sum(float(np.prod(box[2:] - box[:2] + 1)) for box in (one, other)) - both)
 
 
-def _points(picture: Array, box: Floats, network: Onnx, size: tuple[int, int]) -> Points:
+def _points(picture: Array, box: Floats, network: nn.Module, size: tuple[int, int]) -> Points:
     """Points of the figure in a box, each where its row and its column are likeliest."""
     width, height = size
     across, along = (box[2:] - box[:2]) * MARGIN
@@ -167,9 +158,9 @@ def _points(picture: Array, box: Floats, network: Onnx, size: tuple[int, int]) -
     scale, middle = width / across, (box[:2] + box[2:]) / 2
     shift = np.array(size) / 2 - middle * scale
     seen = cv2.warpAffine(picture, np.float64([[scale, 0, shift[0]], [0, scale, shift[1]]]), size)
-    rows_and_columns = network((seen.astype(np.float32) - MEAN) / DEVIATION)
-    spots = np.stack([likely[0].argmax(axis=1) for likely in rows_and_columns], axis=1)
-    heights = np.minimum(*(likely[0].max(axis=1) for likely in rows_and_columns))
+    columns, rows = _run(network, (seen.astype(np.float32) - MEAN) / DEVIATION)
+    spots = np.stack([columns.argmax(axis=1), rows.argmax(axis=1)], axis=1)
+    heights = np.minimum(columns.max(axis=1), rows.max(axis=1))
     return np.column_stack([(spots / 2 - shift) / scale, heights.clip(0, 1)])  # each bin is half a pixel
 
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from small_onnx import make
 
-from controlstack import pose
+from controlstack import onnx, pose
 from controlstack.downloads import File, Store
 from controlstack.errors import ControlError
 from controlstack.image import Array
@@ -64,15 +64,15 @@ def _pointer(seen: NDArray[np.float32], points: int) -> tuple[NDArray[np.float32
 def test_the_files_are_run(networks: Networks):
     random = np.random.default_rng(0)
     seen = random.uniform(0, 255, (640, 640, 3)).astype(np.float32)
-    (cells,) = networks.open(ROOM.YOLOX, ROOM.Onnx)(seen)
-    assert cells.shape == (1, 8400, 85)
-    assert np.allclose(cells[0], _detector(seen), atol=1e-4)
+    (cells,) = ROOM._run(networks.open(ROOM.YOLOX, onnx.read), seen)
+    assert cells.shape == (8400, 85)
+    assert np.allclose(cells, _detector(seen), atol=1e-4)
     for file, points, shape in ((ROOM.DWPOSE, 133, (384, 288, 3)), (ROOM.AP10K, 17, (256, 256, 3))):
         seen = random.normal(0, 1, shape).astype(np.float32)
-        found = networks.open(file, ROOM.Onnx)(seen)
+        found = ROOM._run(networks.open(file, onnx.read), seen)
         expected = _pointer(seen, points)
-        assert [one.shape for one in found] == [(1, points, 2 * shape[1]), (1, points, 2 * shape[0])]
-        assert all(np.allclose(a[0], b, atol=1e-5) for a, b in zip(found, expected, strict=True))
+        assert [one.shape for one in found] == [(points, 2 * shape[1]), (points, 2 * shape[0])]
+        assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ BOXES = {
 
 
 def test_boxes_are_where_the_figures_are(networks: Networks, scene: Array):
-    detector = networks.open(ROOM.YOLOX, ROOM.Onnx)
+    detector = networks.open(ROOM.YOLOX, onnx.read)
     people = ROOM._boxes(scene, detector, ROOM.PERSON)
     assert sorted(map(tuple, np.rint(people).tolist())) == sorted([BOXES["red"], BOXES["blue"]])
     animals = ROOM._boxes(scene, detector, ROOM.ANIMALS)
@@ -105,7 +105,7 @@ def test_boxes_are_where_the_figures_are(networks: Networks, scene: Array):
 def test_boxes_of_another_size_and_shape(networks: Networks, scene: Array):
     """A picture of 320x160 px is doubled for the detector and stands at its upper left."""
     half = np.ascontiguousarray(cv2.resize(scene, (320, 320), interpolation=cv2.INTER_AREA)[:160])
-    (box,) = ROOM._boxes(half, networks.open(ROOM.YOLOX, ROOM.Onnx), ROOM.PERSON)
+    (box,) = ROOM._boxes(half, networks.open(ROOM.YOLOX, onnx.read), ROOM.PERSON)
     assert np.allclose(box, np.array(BOXES["red"]) / 2, atol=1)
 
 
@@ -143,7 +143,7 @@ def test_points_of_a_box(
     networks: Networks, astronaut: Array, shape: tuple[str, int, tuple[int, int]], box: tuple[int, ...]
 ):
     name, points, size = shape
-    network = networks.open(FILES[name], ROOM.Onnx)
+    network = networks.open(FILES[name], onnx.read)
     found = ROOM._points(astronaut, np.float32(box), network, size)
     expected = _expected(astronaut, box, points, size)
     near = np.abs(found[:, :2] - expected[:, :2]).max(axis=1) < 1e-3
