@@ -233,7 +233,7 @@ def perfect(monkeypatch: pytest.MonkeyPatch, networks: Networks) -> Callable[[li
 
     def seeing(people: list[Points]) -> Networks:
         small = {ROOM.BODY: Skeletons(people, 23, 25), ROOM.HAND: Eye(22), ROOM.FACE: Eye(71)}
-        monkeypatch.setattr(networks, "_load", lambda file, build: small[file])
+        monkeypatch.setattr(networks, "_load", lambda file, *_: small[file])
         networks.unload()
         return networks
 
@@ -259,7 +259,7 @@ def test_what_each_draws(perfect: Callable[[list[Points]], Networks], chelsea: A
         map_ = cache.run(preprocessor, picture, ask)
         assert map_.shape == (320, 341, 3)
         assert np.array_equal(pose.draw(pose.parse(pose.write(found))), map_)
-        assert np.array_equal(preprocessor.run(picture, replace(ask, networks=cache.networks)), map_)
+    assert np.array_equal(preprocessor.run(picture, replace(ask, networks=cache.networks)), map_)
 
 
 def test_nobody_is_a_black_map(perfect: Callable[[list[Points]], Networks]):
