@@ -23,8 +23,8 @@ def recolor_intensity(image: Array, ask: Ask) -> Array:
 
 
 def _grey(level: Array, gamma: float) -> Array:
-    curve = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
-    return hwc3(curve[level])
+    curve = (np.arange(256, dtype=np.float32) / 255) ** gamma
+    return hwc3((curve * 255).astype(np.uint8)[level])
 
 
 GAMMA = Slider("Gamma Correction", 0.1, 2, 0.001, 1)

@@ -23,14 +23,15 @@ NOISE_CELL = 256
 
 def shuffle(image: Array, ask: Ask) -> Array:
     """The picture warped by `ask.seed`, taken modulo 2³²; the short side of the map is 512 px."""
-    picture, crop = padded(image, SHORT_SIDE)
+    padding, crop = padded(image, SHORT_SIDE)
+    picture = padding[crop]
     h, w = picture.shape[:2]
     # This generator, x before y: so a seed gives the same swirls as in other ControlNet extensions.
     random = np.random.RandomState(ask.seed & 0xFFFFFFFF)
     x = _smooth_noise(h, w, random) * (w - 1)
     y = _smooth_noise(h, w, random) * (h - 1)
     warped: Array = cv2.remap(picture, np.dstack([x, y]).astype(np.float32), None, cv2.INTER_LINEAR)
-    return warped[crop]
+    return warped
 
 
 def _smooth_noise(h: int, w: int, random: np.random.RandomState) -> NDArray[np.float64]:

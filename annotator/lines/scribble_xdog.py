@@ -18,7 +18,8 @@ def scribble_xdog(picture: Array, ask: Ask) -> Array:
     """White where twice the darkness, in whole levels of the least dark channel, exceeds `ask.a`."""
     colours = picture.astype(np.float32)
     darker = (cv2.GaussianBlur(colours, (0, 0), 5.0) - cv2.GaussianBlur(colours, (0, 0), 0.5)).min(axis=2)
-    strokes = 2 * np.ceil(darker) > ask.a
+    levels = 255 - (255 - darker).clip(0, 255).astype(np.uint8)  # rounded up, but for float32's own noise
+    strokes = 2.0 * levels > ask.a
     return hwc3(np.where(strokes, np.uint8(255), np.uint8(0)))
 
 

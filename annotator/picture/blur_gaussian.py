@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import cv2
 
+from controlstack.geometry import padded
 from controlstack.image import Array
-from controlstack.preprocess import Ask, Preprocessor, Slider, at_resolution, register
+from controlstack.preprocess import Ask, Preprocessor, Slider, register
 
 
-@at_resolution
-def blur_gaussian(picture: Array, ask: Ask) -> Array:
-    """Gaussian blur with σ = `ask.a` px."""
-    blurred: Array = cv2.GaussianBlur(picture, (0, 0), ask.a)
+def blur_gaussian(image: Array, ask: Ask) -> Array:
+    """Gaussian blur with σ = `ask.a` px; beyond the border lies the picture's mirror image."""
+    picture, crop = padded(image, ask.resolution)
+    blurred: Array = cv2.GaussianBlur(picture[crop], (0, 0), ask.a)
     return blurred
 
 

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +19,7 @@ from zlib import crc32
 import cv2
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -587,6 +588,32 @@ def test_a_pose_that_cannot_be_drawn_is_named(client: TestClient, body: object, 
     response = client.post("/controlnet/render_openpose_json", json=body)
     assert response.status_code == 422
     assert response.json()["detail"].startswith(detail)
+
+
+RECORDED = Path(__file__).with_name("maps_of_the_incumbent.txt").read_text("utf-8").splitlines()
+
+
+@pytest.mark.skipif(not cv2.__version__.startswith("5.0"), reason="other versions of OpenCV round otherwise")
+@pytest.mark.parametrize("module", sorted({line.split()[0] for line in RECORDED}))
+def test_maps_are_the_incumbents(module: str, client: TestClient):
+    """Digests of what sd-webui-controlnet 56cec5b draws of three photographs, its sliders at their ends.
+
+    "module resolution a b photograph digest" a line; OpenCV 5.0.0, NumPy 2.4.6; its random
+    generator starts from 0.
+    """
+    for name, resolution, a, b, photograph, digest in map(str.split, RECORDED):
+        if name == module:
+            answer = _detect(
+                client,
+                controlnet_module=name,
+                controlnet_input_images=[_png(getattr(skimage.data, photograph)())],
+                controlnet_processor_res=resolution,
+                controlnet_threshold_a=a,
+                controlnet_threshold_b=b,
+            )
+            drawn = _pixels(answer["images"][0])
+            same = blake2b(drawn.tobytes(), digest_size=8).hexdigest() == digest
+            assert same, (resolution, a, b, photograph)
 
 
 def test_memory_is_told_and_cleared(client: TestClient):
