@@ -17,6 +17,10 @@ MAJOR = int(gr.__version__.partition(".")[0])
 _OLD = MAJOR < 4
 _BRUSH = 20
 """px"""
+_SOURCES = ("upload", "webcam", "clipboard")
+DRAWS_APART = MAJOR == 4
+"""gradio 4 keeps a WebGL context for each canvas on the page, shown or not, and browsers grant 16: there all
+units share one canvas."""
 
 
 def _lenient(kind: type[Any]) -> type[Any]:
@@ -68,14 +72,30 @@ def _text(field: Field, said: dict[str, Any]) -> Any:
     return gr.Textbox(placeholder=field.hint, **said)
 
 
-def _canvas(_: Field, said: dict[str, Any]) -> Any:
+def _canvas(field: Field, said: dict[str, Any]) -> Any:
     """A picture that can be brushed over."""
+    if DRAWS_APART:
+        return _mask(field, said)
     if _OLD:
         return gr.Image(source="upload", tool="sketch", type="numpy", brush_radius=_BRUSH, **said)
+    return _editor(said)
+
+
+def _editor(said: dict[str, Any]) -> Any:
     brush = gr.Brush(default_size=_BRUSH, colors=["#ffffff"], color_mode="fixed")
-    sources = ("upload", "webcam", "clipboard")
-    more: dict[str, Any] = dict(sources=sources, brush=brush, layers=False, transforms=(), format="png")
+    more: dict[str, Any] = dict(sources=_SOURCES, brush=brush, layers=False, transforms=(), format="png")
     return gr.ImageEditor(type="numpy", **more, **said)
+
+
+def shared_canvas(label: str, elem_id: str) -> Any:
+    """The canvas that units share where they have none of their own."""
+    return _editor({"label": label, "elem_id": elem_id, "interactive": True})
+
+
+def _mask(_: Field, said: dict[str, Any]) -> Any:
+    """A picture that is only put in."""
+    new: dict[str, Any] = {} if _OLD else {"sources": _SOURCES, "format": "png"}
+    return gr.Image(type="numpy", **new, **said)
 
 
 def _preview(_: Field, said: dict[str, Any]) -> Any:
@@ -101,6 +121,7 @@ _KINDS: Mapping[str, Callable[[Field, dict[str, Any]], Any]] = {
     "dropdown": _choice(_Dropdown),
     "text": _text,
     "picture": _canvas,
+    "mask": _mask,
     "preview": _preview,
     "gallery": _gallery,
     "files": _files,
@@ -109,8 +130,13 @@ _KINDS: Mapping[str, Callable[[Field, dict[str, Any]], Any]] = {
 
 def canvas_value(rgb: Array | None, mask: Array | None = None) -> Any:
     """What a canvas is given to show. gradio 3 shows no strokes that were not drawn there."""
-    if rgb is None or _OLD:
+    if rgb is None or _OLD or DRAWS_APART:
         return rgb
+    return editor_value(rgb, mask)
+
+
+def editor_value(rgb: Array, mask: Array | None = None) -> Any:
+    """What a canvas of gradio 4 and newer is given to show."""
     import numpy as np
 
     layers = []
@@ -145,12 +171,10 @@ def html(value: str, elem_id: str | None = None, *classes: str, visible: bool = 
 
 
 def tab(label: str, elem_id: str, *classes: str, shown: bool = True) -> Any:
-    """A tab whose inside is on the page also while another is open."""
+    """A tab."""
     said: dict[str, Any] = {"elem_id": elem_id, "elem_classes": list(classes)}
     if "visible" in signature(gr.Tab).parameters:
         said["visible"] = shown
-    if "render_children" in signature(gr.Tab).parameters:
-        said["render_children"] = True
     return gr.Tab(label, **said)
 
 

@@ -75,6 +75,15 @@ _MODES = _labels(ControlMode)
 FIELDS = (
     Field("input_mode", "text", "Input mode", "simple", "_input_mode", classes=(HIDDEN, "cnet-input-mode")),
     Field("picture", "picture", "Image", None, "_input_image", classes=("cnet-image",)),
+    Field(
+        "mask",
+        "mask",
+        "Mask, white is repainted",
+        None,
+        "_inpaint_mask",
+        visible=False,
+        classes=("cnet-mask",),
+    ),
     Field("gallery", "gallery", "Images", None, "_merge_gallery", classes=("cnet-multi-input",)),
     _text("batch_dir", "Input Directory", "_batch_image_dir", hint="A folder on the computer that paints"),
     Field("batch_files", "files", "Or upload the pictures of the batch", None, "_batch_upload"),
@@ -275,7 +284,7 @@ FIELDS = (
 )
 NAMES = tuple(field.name for field in FIELDS)
 BY_NAME = {field.name: field for field in FIELDS}
-PICTURES = frozenset({"picture", "gallery", "batch_files", "preview", "region"})
+PICTURES = frozenset({"picture", "mask", "gallery", "batch_files", "preview", "region"})
 """Fields whose values are large: events that need none of them do not carry them."""
 PLAIN = tuple(name for name in NAMES if name not in PICTURES)
 HIRES = tuple(name for name in NAMES if name.startswith("hires_") and name != "hires_on")

@@ -99,6 +99,7 @@ def unit(view: UnitView, stock: Stock) -> None:
     )
     with gr.Row(elem_classes=["controlnet_image_controls"]):
         view.tool("_controlnet_open_new_canvas_button", "\U0001f4dd", "Open new canvas")
+        view.tool("_draw", "\U0001f58c", "Draw a mask or a region", visible=compat.DRAWS_APART)
         view.tool("_webcam_enable", "\U0001f4f7", "Enable webcam", visible=not compat.CAN_HIDE_TABS)
         view.tool("_webcam_mirror", "\u21c4", "Mirror the image")
         view.tool("_send_dimen_button", "\u2934", "Send dimensions to stable diffusion")
@@ -138,6 +139,7 @@ def unit(view: UnitView, stock: Stock) -> None:
 def _sources(view: UnitView, *, in_img2img: bool) -> None:
     with compat.tab("Single Image", f"{view.prefix}_single_tab", "cnet-simple-tab") as single:
         view.put("picture", visible=not in_img2img)
+        view.put("mask", visible=compat.DRAWS_APART)
     with compat.tab("Batch", f"{view.prefix}_batch_tab", "cnet-batch-tab") as batch:
         view.put("batch_dir")
         view.put("batch_files")
@@ -243,9 +245,22 @@ def panel(tab: str, name: str, count: int, most: int, stock: Stock) -> PanelView
         else:
             view.units.append(UnitView(tab, 0, f"{view.prefix}_ControlNet"))
             unit(view.units[0], stock)
+        if compat.DRAWS_APART:
+            _drawing(view)
         _overview(view)
         _presets(view)
     return view
+
+
+def _drawing(view: PanelView) -> None:
+    with gr.Group(visible=False, elem_id=f"{view.prefix}_draw") as group:
+        view.parts["_draw_editor"] = compat.shared_canvas("Brush over it", f"{view.prefix}_draw_editor")
+        with gr.Row():
+            view.part("_draw_mask", gr.Button, "Use as the unit's mask", size="sm")
+            view.part("_draw_region", gr.Button, "Use as the unit's region", size="sm")
+            view.part("_draw_cancel", gr.Button, "Cancel", size="sm")
+    view.parts["_draw"] = group
+    view.parts["drawn_unit"] = gr.State(0)
 
 
 def _commands(view: PanelView) -> None:

@@ -130,7 +130,10 @@ def _source(values: Values) -> dict[str, Any]:
         found = pictures.drawn(values["preview"])
         return {"module": "none", "image": found.rgb if found else None}
     found = pictures.drawn(values["picture"]) if values["independent"] else None
-    return {"image": found.rgb, "mask": found.mask} if found else {}
+    if found is None:
+        return {}
+    apart = pictures.region(values["mask"]) if found.mask is None else found.mask
+    return {"image": found.rgb, "mask": apart}
 
 
 def _gallery(value: object) -> list[Any]:

@@ -220,6 +220,8 @@ def _given_back(name: str, value: Any) -> Any:
     if name in {"picture", "region"}:
         found = pictures.drawn(value)
         return compat.canvas_value(found.rgb, found.mask) if found else compat.canvas_value(None)
+    if name == "mask":
+        return pictures.region(value)
     if name in {"gallery", "batch_files"}:
         return compat.gallery_value([str(path) for path in pictures.files(value)])
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from controlstack.faces.ui import compat, events, tools, weight_plot
+from controlstack.faces.ui import compat, drawing, events, tools, weight_plot
 from controlstack.faces.ui.events import Changes, Reaction
 from controlstack.faces.ui.fields import FIELDS, PLAIN
 from controlstack.faces.ui.layout import PanelView, UnitView
@@ -22,6 +22,8 @@ def wire(view: PanelView, stock: Stock) -> None:
     for unit in view.units:
         _wire_unit(unit, stock)
         tools.wire(unit, stock)
+    if compat.DRAWS_APART:
+        drawing.wire(view)
     Whole(view, stock).wire()
 
 
