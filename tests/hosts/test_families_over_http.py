@@ -73,6 +73,24 @@ def test_all_families_together_are_one_picture(host: Host) -> None:
     assert difference(one, host.pictures(kinds[0])[0]) >= 1
 
 
+def test_references_need_no_model_and_leave_nothing(host: Host) -> None:
+    """Two at once, of a picture and of its lines; the model in the field is of another control type."""
+    plain, hires = host.pictures()[0], host.pictures(**HIRES)[0]
+    strong = {"module": "reference_adain+attn", "threshold_a": 0, "save_detected_map": False}
+    one = unit("ControlNet", **strong)
+    other = {
+        **one,
+        "model": "None",
+        "image": png(np.array(host.pictures(unit("ControlNet"))[1])[::-1].copy()),
+    }
+    picture = host.pictures(one, other)[0]
+    assert difference(picture, plain) >= 1
+    assert np.array_equal(host.pictures(one, other)[0], picture), "noise comes from the seed"
+    assert np.array_equal(host.pictures({**one, "model": "None"})[0], host.pictures(one)[0])
+    assert difference(host.pictures({**one, "hr_option": "High res only"}, **HIRES)[0], hires) >= 1
+    assert host.watch()["hooks"] == 0
+
+
 def test_a_file_for_another_model_is_said(host: Host) -> None:
     answer = host.post(
         "/sdapi/v1/txt2img",

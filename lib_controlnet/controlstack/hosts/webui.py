@@ -328,9 +328,15 @@ def _switched_off(value: object) -> bool:
 
 
 def _seed(p: Any) -> int:
-    """The seed of preprocessors that draw at random: the sum of seed and subseed, as the incumbent's."""
+    """The seed of what is drawn at random: the sum of seed and subseed, as the incumbent's.
+
+    Some hosts draw a subseed where nobody asked for a variation; it does not count, and the sum is what the
+    incumbent makes of subseed -1.
+    """
     first = int(p.all_seeds[0])
-    given = (s[0] if isinstance(s, list) else s for s in (p.seed, p.subseed))
+    given = [s[0] if isinstance(s, list) else s for s in (p.seed, p.subseed)]
+    if not p.subseed_strength:
+        given[1] = -1
     return sum(first if s == -1 else max(int(s), 0) for s in given) & 0xFFFFFFFF
 
 
