@@ -3,6 +3,7 @@ back."""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -148,6 +149,8 @@ class WebUI(ABC):
             text = infotext(resolved.unit)
             p.extra_generation_params[f"{self.name} {resolved.index}"] = text
             log.info("Unit %d: %s", resolved.index, text)
+            for lora in {match.lora for match in resolved.matches if match.lora} - _loras(p):
+                self._say(p, f"Unit {resolved.index}: {_BESIDE.format(lora=lora)}")
 
     def _resolve(self, p: Any, session: Session, series: Series, turn: int) -> None:
         session.turn = turn
@@ -263,6 +266,17 @@ class _Close:
         if self._before is not None:
             self._p.close = self._before
         self._p.close()
+
+
+_BESIDE = (
+    "the model was trained with the LoRA {lora}, and knows people less well without it. "
+    "Put <lora:{lora}:0.6> into the prompt."
+)
+
+
+def _loras(p: Any) -> set[str]:
+    """The LoRAs that the prompt names."""
+    return {name for prompt in p.all_prompts for name in re.findall(r"<lora:([^:>]+)", prompt)}
 
 
 def _maps(session: Session) -> list[tuple[str, Image.Image]]:
