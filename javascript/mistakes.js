@@ -67,7 +67,9 @@
     function mark(unit, sentence) {
         const place = controlstack.page.find(`${unit.prefix}_mistake`);
         if (place) {
-            keep(place, ".cnet-mistake-sent", sentence, () => sentenceNode(sentence));
+            const ours = [...place.querySelectorAll(".cnet-mistake-sent")].map((node) => node.textContent).join("");
+            const told = place.textContent.replace(ours, "").includes(sentence); // by the server, in the same words
+            keep(place, ".cnet-mistake-sent", told ? "" : sentence, () => sentenceNode(sentence));
         }
         for (const button of controlstack.units.buttons(unit)) {
             button.classList.toggle("cnet-unit-mistaken", Boolean(sentence));
