@@ -30,6 +30,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     models.mkdir(parents=True)
     for kind in READ_MAPS:
         nets.save(models / f"{file_of(kind)}.safetensors", TINY[kind].tensors("random base", 0))
+        for name, tensors in getattr(TINY[kind], "beside", lambda _: {})("random base").items():
+            nets.save(models / name, tensors)
     flux = {"controlnet_blocks.0.weight": (8, 8), "single_transformer_blocks.0.norm.linear.weight": (8, 8)}
     nets.save(models / "for_another.safetensors", {name: torch.zeros(shape) for name, shape in flux.items()})
     with serving(folder) as serves:
