@@ -23,8 +23,14 @@ QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"),
     *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-PATIENCE = 60
+PATIENCE = 30
 """Seconds that anything may take on a busy machine."""
+
+ENTRY = "ul[role=listbox] [role=option], ul.options li.item"
+"""An entry of the dropdown that is open."""
+
+A_COPY = "return Boolean(arguments[0].closest('[aria-hidden=true], .visually-hidden'))"
+"""Whether an element is one that gradio measures widths with."""
 
 SET_VALUE = """
 const [field, value] = arguments;
@@ -99,9 +105,8 @@ class Page:
 
     def _clicked(self, selector: str, text: str) -> bool:
         for one in self.all(selector):
-            if one.is_displayed() and (not text or one.text.strip() == text):
-                self.run("arguments[0].scrollIntoView({block: 'center'})", one)
-                one.click()
+            if one.is_displayed() and (not text or one.text.strip() == text) and not self.run(A_COPY, one):
+                self.run("arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", one)
                 return True
         return False
 
@@ -135,9 +140,10 @@ class Page:
         self.until(lambda: self._taken(text), f"entry {text!r} of {selector}")
 
     def _taken(self, text: str) -> bool:
-        for entry in self.all("ul[role=listbox] [role=option], ul.options li.item"):
-            if entry.is_displayed() and _said(entry) == text:
-                entry.click()
+        for entry in self.all(ENTRY):
+            if _said(entry) == text:
+                press = "arguments[0].dispatchEvent(new MouseEvent('mousedown', {bubbles: true}))"
+                self.run(press, entry)
                 return True
         return False
 
@@ -145,14 +151,26 @@ class Page:
         """The entries that a dropdown offers."""
         box = self.shown(f"{selector} input:not([type=hidden])")
         box.click()
-        entries = self.until(lambda: self.all("ul[role=listbox] [role=option], ul.options li.item"))
-        texts = [_said(entry) for entry in entries]
+        texts = self.until(lambda: [_said(entry) for entry in self.all(ENTRY)], f"entries of {selector}")
         self.run("arguments[0].blur()", box)
         return texts
 
     def upload(self, selector: str, file: Path) -> None:
         """Hand a file to the upload in here."""
         self.find(f"{selector} input[type=file]").send_keys(str(file))
+
+    @property
+    def gradio(self) -> int:
+        """The page's gradio: 3, 4, …"""
+        return int(self.run("return window.gradio_config.version").partition(".")[0])
+
+    def upload_to_canvas(self, selector: str, file: Path) -> None:
+        """Hand a picture to the place in here where one can brush over it, if the gradio has that."""
+        if self.gradio > 4:  # makes its canvas once it is seen, and what comes before is lost
+            self.shown(f"{selector} canvas")
+            time.sleep(0.5)
+        self.upload(selector, file)
+        self.until(lambda: self.all(f"{selector} canvas, {selector} img"), f"the picture in {selector}")
 
     def tab(self, title: str, within: str = "#tabs") -> None:
         self.click(f"{within} button", title)
@@ -200,11 +218,10 @@ class Page:
 
     def strangers(self) -> set[str]:
         """The other hosts that were asked for something."""
-        own = urlsplit(self.address).netloc
+        own = urlsplit(self.address)
         split = [urlsplit(url) for url in self.requests()]
-        return {
-            url.netloc for url in split if url.scheme not in ("data", "blob", "chrome") and url.netloc != own
-        }
+        asked = [url for url in split if url.scheme not in ("data", "blob", "chrome")]
+        return {url.netloc for url in asked if (url.hostname, url.port) != (own.hostname, own.port)}
 
     def complaints(self) -> list[str]:
         """Errors on the browser's console since this was last called."""
@@ -217,4 +234,4 @@ class Page:
 
 def _said(entry: WebElement) -> str:
     """A dropdown's entry without its tick."""
-    return (entry.get_attribute("aria-label") or entry.text).replace("✓", "").strip()
+    return (entry.get_attribute("textContent") or "").replace("✓", "").strip()

@@ -144,9 +144,9 @@ def _scripts(tab: str, runner: scripts.ScriptRunner) -> list[Any]:
     """What the scripts show, in the order of `runner.inputs`; a selectable one only while it is selected."""
     shown = []
     for script in runner.alwayson_scripts:
-        with gr.Accordion(script.title(), open=False, elem_id=f"{tab}_script_{script.title()}") as panel:
+        with gr.Group() as group:  # as in A1111, each brings its own accordion
             shown += runner.components(script)
-        panel.visible = not all(isinstance(child, gr.State) for child in panel.children)
+        group.visible = not all(isinstance(child, gr.State) for child in group.children)
     titles = [script.title() for script in runner.selectable_scripts]
     selected = gr.Dropdown(
         ["None", *titles],
@@ -161,11 +161,11 @@ def _scripts(tab: str, runner: scripts.ScriptRunner) -> list[Any]:
         with gr.Group(visible=False) as group:
             shown += runner.components(script)
         groups.append(group)
-    if groups:
+    for place, group in enumerate(groups, start=1):
         selected.change(
-            lambda chosen: [page_gradio.update(visible=i + 1 == chosen) for i in range(len(groups))],
+            lambda chosen, place=place: page_gradio.update(visible=chosen == place),
             selected,
-            groups,
+            group,
             queue=False,
             api_name=False,
         )
