@@ -116,7 +116,7 @@ class Networks:
                 network = make()
                 size = _bytes(network) or path.stat().st_size  # what others run keeps about its file's size
             self._loaded[key] = network, size
-            if self._room and _place(network) != self.device:
+            if self._room and _place(network).type != self.device.type:
                 self._room(size, self.device)
             return network.to(self.device)
 
