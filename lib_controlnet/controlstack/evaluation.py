@@ -80,17 +80,12 @@ class Evaluation:
         return total
 
     def context(self) -> tuple[Tensor, Tensor | None]:
-        """The prompt tokens "R L D" and SDXL's vector "R A", with what controls add and append."""
+        """The prompt tokens "R L D" and SDXL's vector "R A", with what controls change."""
         tokens, vector = self.call.context, self.call.y
         for one in self._acting:
             if (change := one.control.prompt(one.call)) is not None:
                 factor = one.strength.factor(lambda: 0)
                 tokens = tokens + one.strength.change(change, factor, spatial=False).to(tokens)
-        for one in self._acting:
-            if (more := one.control.tokens(one.call)) is not None:
-                factor = one.strength.factor(lambda: 0)
-                scaled = one.strength.change(more, factor, spatial=False)
-                tokens = torch.cat([tokens, scaled.to(tokens)], dim=1)
             if vector is not None and (change := one.control.vector(one.call)) is not None:
                 scaled = one.strength.change(change, one.strength.factor(lambda: 0))
                 vector = vector + scaled.to(vector)

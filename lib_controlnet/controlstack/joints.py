@@ -294,9 +294,6 @@ class Control:
     def prompt(self, call: Call) -> Tensor | None:
         """A change of the prompt tokens "R L D" that the UNet reads."""
 
-    def tokens(self, call: Call) -> Tensor | None:
-        """Prompt tokens "R n D" to append."""
-
     def vector(self, call: Call) -> Tensor | None:
         """A change of SDXL's vector conditioning, "R A"."""
 

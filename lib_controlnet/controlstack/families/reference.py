@@ -133,7 +133,7 @@ class Pass(Control):
         self._references = references
         self._attending = [nth for nth, one in enumerate(references) if one.attends]
         self._fidelity = sum(one.fidelity for one in references) / len(references)
-        self._asked: Tensor | None = None
+        self._shares: Tensor | None = None
         self._widths: dict[Site, int] = {}
         self._tokens: dict[Site, list[tuple[Tensor, Tensor]]] = {}
         self._features: dict[Block, list[tuple[Tensor, Tensor]]] = {}
@@ -145,8 +145,8 @@ class Pass(Control):
         return Pass([one for part, _ in parts for one in cast(Pass, part)._references])
 
     def shadow(self, call: Call) -> Tensor:
-        shares = [1.0 if row.kind is RowKind.COND else 1 - self._fidelity for row in call.rows]
-        self._asked = None if set(shares) == {1.0} else torch.tensor(shares, device=call.x.device)
+        kept = [1.0 if row.kind is RowKind.COND else 1 - self._fidelity for row in call.rows]
+        self._shares = None if set(kept) == {1.0} else torch.tensor(kept, device=call.x.device)
         return torch.cat([one.noised(call) for one in self._references])
 
     def overheard(self, site: Site, attention: Attention) -> None:
@@ -193,9 +193,9 @@ class Pass(Control):
 
     def _spared(self, change: Tensor) -> Tensor:
         """Less of a change "R …" for the rows of the negative prompt."""
-        if self._asked is None:
+        if self._shares is None:
             return change
-        return change * self._asked.to(change).reshape(-1, *[1] * (change.ndim - 1))
+        return change * self._shares.to(change).reshape(-1, *[1] * (change.ndim - 1))
 
 
 def _moments(h: Tensor) -> tuple[Tensor, Tensor]:

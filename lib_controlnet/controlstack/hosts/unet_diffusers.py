@@ -54,7 +54,7 @@ class _Hooks(Hooks):
         if self.now is None:
             return (), given
         changed = dict(given)
-        if self.uses("prompt", "tokens", "vector"):
+        if self.uses("prompt", "vector"):
             changed["encoder_hidden_states"], vector = self.now.context()
             if vector is not None:
                 added = given["added_cond_kwargs"]

@@ -66,7 +66,7 @@ class _Hooks(Hooks):
             self.listening(listener, latents, again, "x")
 
         self.now = self.on_call(x[:, :width], given["timesteps"], given["context"], given.get("y"), shadow)
-        if self.now is None or not self.uses("prompt", "tokens", "vector", "channels"):
+        if self.now is None or not self.uses("prompt", "vector", "channels"):
             return None
         given["context"], vector = self.now.context()
         if vector is not None:
