@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from controlstack import packages
+from controlstack.errors import ControlError
 
 _Run: TypeAlias = Callable[[NDArray[np.float32]], Sequence[Any]]
 
@@ -32,11 +33,21 @@ class Onnx(nn.Module):
 
 def read(path: Path) -> Onnx:
     """The network in a file. Raises ValueError for a file that neither of the two can read."""
-    runtime = None if packages.fault("onnxruntime") else packages.bring("onnxruntime")
+    runtime = _runtime()
     try:
         return Onnx(_by_opencv(path) if runtime is None else _by_onnxruntime(path, runtime))
     except Exception as error:  # each library raises its own
         raise ValueError(str(error)) from error
+
+
+def _runtime() -> Any:
+    """onnxruntime, None where it is absent or broken; the log says so, and OpenCV takes its place."""
+    if packages.fault("onnxruntime"):
+        return None
+    try:
+        return packages.bring("onnxruntime")
+    except ControlError:
+        return None
 
 
 def _by_onnxruntime(path: Path, runtime: Any) -> _Run:

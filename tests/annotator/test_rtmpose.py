@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from small_onnx import make
 
-from controlstack import onnx, pose
+from controlstack import onnx, packages, pose
 from controlstack.downloads import File, Store
 from controlstack.errors import ControlError
 from controlstack.image import Array
@@ -200,3 +200,23 @@ def test_another_networks_file_is_refused(tmp_path: Path, scene: Array):
     networks = Networks(Store([tmp_path], offline=True), "cpu")
     with pytest.raises(ControlError, match=r"yolox_l\.onnx holds weights of another network"):
         Cache(networks=networks).run(find("dw_openpose_full"), scene, find("dw_openpose_full").ask(64))
+
+
+def test_opencv_takes_the_place_of_a_broken_onnxruntime(
+    networks: Networks,
+    scene: Array,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    (tmp_path / "onnxruntime.py").write_text("raise RuntimeError('broken on purpose')")
+    for module in [module for module in sys.modules if module.partition(".")[0] == "onnxruntime"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(packages, "_failed", {})
+    networks.unload()
+    preprocessor = find("dw_openpose_full")
+    with caplog.at_level("WARNING"):
+        assert Cache(networks=networks).run(preprocessor, scene, preprocessor.ask(640)).any()
+    assert "onnxruntime cannot be imported" in caplog.text
+    networks.unload()
