@@ -17,7 +17,7 @@ from skimage.transform import SimilarityTransform
 from torch import nn
 from torch.nn.functional import normalize
 
-from controlstack import face_analysis, onnx, preprocess
+from controlstack import face_analysis, onnx, packages, preprocess
 from controlstack.annotator.identity import instant_id
 from controlstack.downloads import File, Store
 from controlstack.embeddings import FACE, GREY_PATCHES, PATCHES, POOLED, RAW_FACE
@@ -221,6 +221,7 @@ def test_keypoints_follow_the_picture(networks: Networks) -> None:
 @pytest.mark.parametrize("pack", [BUFFALO, ANTELOPE])
 def test_absence_is_said_with_the_licence(tmp_path: Path, pack: Pack) -> None:
     rooms = [p for p in preprocess.everything() if pack.detector in p.files]
+    rooms = [p for p in rooms if not any(map(packages.fault, p.packages))]  # those are told first
     assert rooms
     for room in rooms:
         said = preprocess.unavailable(room, Networks(Store([tmp_path])))
