@@ -59,13 +59,15 @@ def test_the_palettes():
     assert (ADE20K.shape, COCO.shape) == ((150, 3), (133, 3))
 
 
-def test_oneformer(tmp_path: Path, picture: Array):
-    """Layout: OneFormerForUniversalSegmentation of transformers 4.57, with a Swin of width 12 and 10 queries.
+def _oneformer() -> dict[str, torch.Tensor]:
+    """Layout: OneFormerForUniversalSegmentation of transformers 4.57, with a Swin of width 12, 10 queries."""
+    return weights.listed("oneformer.txt") | {"criterion.logit_scale": torch.empty(())}
 
-    To save time it reads a short side of 128 px.
-    """
+
+def test_oneformer(tmp_path: Path, picture: Array):
+    """To save time it reads a short side of 128 px."""
     transformers = pytest.importorskip("transformers")
-    layout = weights.listed("oneformer.txt")
+    layout = _oneformer()
     state, random = weights.like(layout), torch.Generator().manual_seed(1)
     for key, tensor in state.items():  # queries that differ, and classes and masks that follow from it
         if "transformer_module" in key and tensor.dim() == 2:
@@ -93,7 +95,7 @@ def test_oneformer(tmp_path: Path, picture: Array):
 
 def test_oneformer_counts_coco_s_classes():
     pytest.importorskip("transformers")
-    layout = weights.listed("oneformer.txt")
+    layout = _oneformer()
     last = "model.transformer_module.decoder.class_embed"
     layout |= {f"{last}.weight": torch.empty(134, 256), f"{last}.bias": torch.empty(134)}
     layout["criterion.empty_weight"] = torch.empty(134)
