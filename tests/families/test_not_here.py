@@ -23,6 +23,7 @@ SAID = {
     "hunyuan_dit": "a ControlNet for Hunyuan-DiT",
     "sana": "a ControlNet for Sana",
     "cosmos": "a ControlNet for Cosmos",
+    "pulid_flux": "a PuLID for Flux",
 }
 
 

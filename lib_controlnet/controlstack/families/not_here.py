@@ -38,6 +38,7 @@ OTHER_MODELS = (
     Kind("a ControlNet for Z-Image", (r"control_layers\.", r"control_all_x_embedder\.")),
     Kind("a ControlNet for Cosmos", (r"control_blocks\.", r"patch_embed_base\.")),
     Kind("a ControlNet-LLLite for Anima", (r"lllite_dit_",)),
+    Kind("a PuLID for Flux", (r"pulid_encoder\.", r"pulid_ca\.")),
 )
 LATER = (Kind("a ControlNet-XS under its authors' names", (r"(control_model\.)?enc_zero_convs_in\.",)),)
 
