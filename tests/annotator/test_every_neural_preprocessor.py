@@ -43,6 +43,9 @@ LAYOUT = {
     "mlsd_large_512_fp32.pth": _aux("mlsd.models.mbv2_mlsd_large", "MobileV2_MLSD_Large"),
     "depth_anything_vitl14.pth": partial(weights.listed, "depth_anything.txt"),
     "depth_anything_v2_vits.pth": partial(weights.listed, "depth_anything.txt"),
+    "depth_pro.safetensors": partial(weights.listed, "depth_pro.txt"),
+    "upernet-convnext-small.bin": partial(weights.listed, "upernet.txt"),
+    "UNet.pth": partial(weights.listed, "anime_face.txt"),
 }
 """By the name of the file. Those of a hundred million parameters and more run in their own tests only."""
 
