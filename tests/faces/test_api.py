@@ -26,9 +26,12 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from safetensors.torch import save_file
 
-from controlstack import embeddings, pose, preprocess
+from controlstack import downloads, embeddings, pose, preprocess
 from controlstack.faces import api
 from controlstack.hosts.webui import WebUI
+from controlstack.image import Array
+from controlstack.networks import filled
+from controlstack.preprocess import Ask, Preprocessor
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -624,6 +627,34 @@ def test_memory_is_told_and_cleared(client: TestClient):
     assert client.get("/controlnet/memory").json() == empty | {"maps": picture.nbytes}
     assert client.delete("/controlnet/memory").json() == empty
     assert client.get("/controlnet/memory").json() == empty
+
+
+@pytest.mark.parametrize("low_vram", [True, False])
+def test_low_vram_leaves_no_network(
+    low_vram: bool, host: Host, client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = downloads.File("nobody/nothing", "tiny.pth", "tiny", "MIT")
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "tiny.pth")
+    host.cache.networks.store = downloads.Store([tmp_path], offline=True)
+
+    def run(image: Array, ask: Ask) -> Array:
+        ask.networks.get(file, lambda state: filled(torch.nn.Linear(2, 2), state))
+        return image.copy()
+
+    preprocess.find("none")  # so that the shelf is full before it is changed
+    monkeypatch.setattr(preprocess, "_shelf", dict(preprocess._shelf))
+    preprocess.register(Preprocessor(name="tiny", label="tiny", run=run))
+    picture = _png(_photo(64, 64))
+    _detect(client, controlnet_module="tiny", controlnet_input_images=[picture], low_vram=low_vram)
+    assert client.get("/controlnet/memory").json()["networks"] == (0 if low_vram else 4 * (4 + 2))
+
+
+def test_preprocessors_run_where_the_host_says(tmp_path: Path):
+    class Elsewhere(Host):
+        def device(self) -> torch.device:
+            return torch.device("meta")
+
+    assert Elsewhere(tmp_path).cache.networks.device == torch.device("meta")
 
 
 @pytest.fixture(scope="module")
