@@ -48,7 +48,7 @@ def page(tmp_path_factory):
 def shot(page, request):
     yield
     if SHOTS:
-        page.run("document.activeElement.blur()")
+        page.run("document.querySelector(arguments[0]).scrollIntoView()", f"{PANEL}_accordion")
         name = request.node.name.removeprefix("test_")
         page.save(Path(SHOTS) / f"{name}-gradio-{page.run('return window.gradio_config.version')}.png")
 
@@ -156,7 +156,8 @@ def test_two_units_stacked_and_seen_in_the_overview(page):
     page.until(lambda: len(page.all("#txt2img_maps img")) >= 2, "both maps")
     page.open_accordion(f"{PANEL}_overview_accordion")
     page.click(f"{PANEL}_overview_refresh")
-    page.until(lambda: len(page.all(f"{PANEL}_overview .cnet-row")) >= 2, "a row for each unit")
+    row = f"{PANEL}_overview .cnet-row[data-unit='1']"
+    page.until(lambda: page.all(row) and "depth" in page.text(row).lower(), "the second unit's row")
 
 
 def test_a_region_mask_is_used(page, tmp_path):

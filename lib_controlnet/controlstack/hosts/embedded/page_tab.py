@@ -116,7 +116,7 @@ def _results(tab: str) -> tuple[_Shown, Any, Any]:
         gr.Gallery,
         label="What controlled them",
         columns=4,
-        height=220,
+        fit_columns=False,
         visible=False,
         elem_id=f"{tab}_maps",
         **looks,
