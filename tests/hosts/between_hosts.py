@@ -119,8 +119,10 @@ def compare(checkpoint: str, *files: str) -> Iterator[str]:
 
 @torch.no_grad()
 def _decoded(vae: Any, latents: NDArray[Any]) -> NDArray[Any]:
-    """Levels from 0 to 255, not rounded."""
-    made = vae.decode(torch.from_numpy(latents) / vae.config.scaling_factor).sample
+    """Levels from 0 to 255, not rounded. After hires fix hosts have decoded already."""
+    made = torch.from_numpy(latents)
+    if made.shape[1] != 3:
+        made = vae.decode(made / vae.config.scaling_factor).sample
     found: NDArray[Any] = (127.5 * (made.clamp(-1, 1) + 1)).numpy()
     return found
 
