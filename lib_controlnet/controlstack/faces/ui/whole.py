@@ -88,14 +88,17 @@ class Whole:
 
     def _updates(self, old: Stack, new: Stack) -> Iterable[Any]:
         for before, after in zip(old.units, new.units, strict=True):
-            changes = {} if after is before else self._changes(after)
+            same = {name for name in NAMES if _same(name, before[name], after[name])}
+            changes = self._changes(after) if len(same) < _COUNT else {}
+            for name in same & changes.keys():
+                if changes[name].get("value") == after[name] or name in PICTURES:
+                    changes[name].pop("value", None)  # what does not change is not sent, and wakes no event
             yield from (compat.update(changes.get(name, {})) for name in NAMES)
 
     def _changes(self, unit: Mapping[str, Any]) -> Changes:
         changes = events.shown(unit, self.stock)
         for name in PICTURES & changes.keys():
-            if "value" in changes[name]:
-                changes[name]["value"] = _given_back(name, changes[name]["value"])
+            changes[name]["value"] = _given_back(name, unit[name])
         if self.view.tab == "txt2img":  # the switch has no meaning there, and is not shown
             changes["independent"]["visible"] = False
         return changes
@@ -213,6 +216,19 @@ class Whole:
 
 _KEPT = (*PICTURES, "independent", "allow_preview", "input_mode", "region_on")
 """What a preset leaves as it is."""
+
+
+def _same(name: str, one: Any, other: Any) -> bool:
+    if name in PICTURES:
+        return one is other or not (_holds(name, one) or _holds(name, other))
+    return bool(one == other)
+
+
+def _holds(name: str, value: Any) -> bool:
+    """Whether there is a picture; empty canvases come in many forms."""
+    if name in {"gallery", "batch_files"}:
+        return bool(value)
+    return pictures.drawn(value) is not None
 
 
 def _given_back(name: str, value: Any) -> Any:
