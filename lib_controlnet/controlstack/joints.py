@@ -311,7 +311,7 @@ class Control:
 
     def shadow(self, call: Call) -> Tensor | None:
         """Latents "R 4 h w" to run through the UNet with controls off, before this evaluation. There may be
-        several sets of R, one behind the other."""
+        several sets of R, one behind the other, and all channels that the UNet reads instead of 4."""
 
     def overheard(self, site: Site, attention: Attention) -> None:
         """An attention layer of the shadow pass, with the rows of one's own latents."""

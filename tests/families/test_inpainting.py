@@ -116,6 +116,21 @@ def test_rows_that_a_unit_spares_and_steps_outside_its_window_see_the_jobs_own(
         assert torch.equal(output(unet, begin(unet, vae, **fields)), plain)
 
 
+def test_a_reference_is_seen_with_nothing_masked(unet: Any, vae: AutoencoderKL) -> None:
+    """As sd-webui-controlnet shows it to an inpaint checkpoint: no mask, and its own latents behind it."""
+    session, seen = begin(unet, vae, module="reference_only", mask=None), []
+    hook = unet.conv_in.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    output(unet, session)
+    hook.remove()
+    shadow, own = seen
+    pixels = torch.from_numpy(picture()).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        latents = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+    assert not shadow[:, 4].any()
+    torch.testing.assert_close(shadow[:, 5:], latents.expand(2, -1, -1, -1), atol=1e-5, rtol=0)
+    assert torch.equal(own, inputs()[0])
+
+
 def test_lama_sees_what_a_resize_puts_around_the_picture(unet: Any) -> None:
     job = Job(width=2 * SIZE, height=SIZE, base=unet_diffusers.base_of(unet))
     fields = {"module": "inpaint_only+lama", "image": picture(), "mask": MASK, "enabled": True}

@@ -47,9 +47,16 @@ class TwoPasses:
     """The UNet once for each reference, writing, then once reading."""
 
     def __init__(
-        self, unet: Any, fidelity: float, attending: Sequence[nn.Module], blocks: Sequence[nn.Module]
+        self,
+        unet: Any,
+        fidelity: float,
+        attending: Sequence[nn.Module],
+        blocks: Sequence[nn.Module],
+        of_blocks: float | None = None,
     ) -> None:
+        """of_blocks: that of blocks, if the first reference is for attention and the second for them"""
         self.unet, self.fidelity, self.reading = unet, fidelity, False
+        self.of_blocks, self.passes = of_blocks, 0
         self.attending, self.blocks = attending, blocks
         self.tokens: dict[nn.Module, list[Tensor]] = {layer: [] for layer in attending}
         self.moments: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {block: [] for block in blocks}
@@ -60,6 +67,7 @@ class TwoPasses:
         with self._hooked():
             for reference in references:
                 self.unet(reference, t, context, added_cond_kwargs=added)
+                self.passes += 1
             self.reading = True
             result: Tensor = self.unet(x, t, context, added_cond_kwargs=added, return_dict=False)[0]
         return result
@@ -78,27 +86,30 @@ class TwoPasses:
     def _attend(self, layer: nn.Module, plain: Any, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
         own: Tensor = plain(hidden)
         if not self.reading:
-            self.tokens[layer].append(hidden)
+            if self.of_blocks is None or self.passes == 0:
+                self.tokens[layer].append(hidden)
             return own
         both: Tensor = plain(hidden, encoder_hidden_states=torch.cat([hidden, *self.tokens[layer]], dim=1))
-        return self._mixed(both, own)
+        return self._mixed(both, own, self.fidelity)
 
     def _normalise(self, block: nn.Module, _: Any, output: Any) -> Any:
         x = output[0] if isinstance(output, tuple) else output
         var, mean = torch.var_mean(x, dim=(2, 3), keepdim=True, correction=0)
         if not self.reading:
-            self.moments[block].append((var, mean))
+            if self.of_blocks is None or self.passes == 1:
+                self.moments[block].append((var, mean))
             return None
         std = torch.maximum(var, torch.full_like(var, 1e-6)) ** 0.5
         var_acc, mean_acc = (sum(part) / len(part) for part in zip(*self.moments[block], strict=True))
         std_acc = torch.maximum(var_acc, torch.full_like(var, 1e-6)) ** 0.5
-        x = self._mixed((x - mean) / std * std_acc + mean_acc, x)
+        fidelity = self.fidelity if self.of_blocks is None else self.of_blocks
+        x = self._mixed((x - mean) / std * std_acc + mean_acc, x, fidelity)
         return (x, *output[1:]) if isinstance(output, tuple) else x
 
-    def _mixed(self, changed: Tensor, own: Tensor) -> Tensor:
+    def _mixed(self, changed: Tensor, own: Tensor, fidelity: float) -> Tensor:
         conditional = changed.clone()
         conditional[NEGATIVE] = own[NEGATIVE]
-        return self.fidelity * conditional + (1 - self.fidelity) * changed
+        return fidelity * conditional + (1 - fidelity) * changed
 
 
 def self_attention(unet: Any) -> list[nn.Module]:
@@ -176,6 +187,15 @@ def test_two_references_lie_side_by_side(stage: Stage) -> None:
     ours = stage.output(unit(stage, 0, both, threshold_a=0.2), unit(stage, 1, both, threshold_a=0.8))
     counter.remove()
     assert runs == [2 * len(ROWS), len(ROWS)]
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_fidelity_is_that_of_the_references_in_a_layer(stage: Stage) -> None:
+    """Attention is one unit's alone, AdaIN the other's."""
+    attending, blocks = self_attention(stage.unet), normalised(stage.unet, stage.layout, 1.0)
+    ours = stage.output(unit(stage, 0, "reference_only", threshold_a=1), unit(stage, 1, "reference_adain"))
+    passes = TwoPasses(stage.unet, 1.0, attending, blocks, of_blocks=fidelity(stage.layout, 0.5))
+    expected = passes.output(stage.layout, [noisy(picture(0)), noisy(picture(1))])
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 

@@ -25,6 +25,8 @@ from controlstack.joints import Attention, Block, Call, Control, RowKind, Servic
 from controlstack.layout import Base
 from controlstack.unit import ControlMode
 
+INPAINT_CHANNELS = 5
+"""Which an inpaint checkpoint reads beside the latents: mask, and latents of what is not masked."""
 LEAST_VARIANCE = 1e-6
 """Of a feature, before it is divided by."""
 ENCODER, DECODER = (4, 5, 7, 8, 10, 11), range(8)
@@ -68,6 +70,7 @@ class Reference(Family):
             fidelity=fidelity if base.vector is None else fidelity**3,
             attends=self.attends,
             thresholds=thresholds(base) if self.normalises else {},
+            inpaints=base.extra == INPAINT_CHANNELS,
         )
         return Pass([seen])
 
@@ -101,6 +104,7 @@ class Seen:
     fidelity: how much the rows of the negative prompt stay as they are, 0..1: the more, the more guidance
         points at the reference's style
     thresholds: of the blocks in which it normalises
+    inpaints: whether the UNet reads a picture with a mask, too: the reference, with nothing masked
     """
 
     latents: Tensor
@@ -110,9 +114,10 @@ class Seen:
     fidelity: float
     attends: bool
     thresholds: Mapping[Block, float]
+    inpaints: bool = False
 
     def noised(self, call: Call) -> Tensor:
-        """The latents with the noise of each row's timestep, "R 4 h w".
+        """The latents with the noise of each row's timestep, "R 4|9 h w".
 
         Noise is drawn anew for each timestep, from it and the job's seed alone: rows that are evaluated
         apart see the same.
@@ -120,7 +125,11 @@ class Seen:
         levels = [round(t) for t in call.t.tolist()]
         drawn = {t: torch.randn(self.latents.shape, generator=self._generator(t)) for t in set(levels)}
         noise = torch.cat([drawn[t] for t in levels]).to(call.x.device)
-        return self.services.prediction(call.t).noised(self.latents.to(noise), noise).to(call.x)
+        latents = self.latents.to(noise)
+        noisy = self.services.prediction(call.t).noised(latents, noise)
+        if self.inpaints:
+            noisy = torch.cat([noisy, torch.zeros_like(noisy[:, :1]), latents.expand_as(noisy)], dim=1)
+        return noisy.to(call.x)
 
     def _generator(self, t: int) -> torch.Generator:
         return torch.Generator().manual_seed((self.seed << 10) + t)
@@ -132,11 +141,10 @@ class Pass(Control):
     def __init__(self, references: Sequence[Seen]) -> None:
         self._references = references
         self._attending = [nth for nth, one in enumerate(references) if one.attends]
-        self._fidelity = sum(one.fidelity for one in references) / len(references)
-        self._shares: Tensor | None = None
+        self._negative: Tensor | None = None
         self._widths: dict[Site, int] = {}
         self._tokens: dict[Site, list[tuple[Tensor, Tensor]]] = {}
-        self._features: dict[Block, list[tuple[Tensor, Tensor]]] = {}
+        self._features: dict[Block, list[tuple[Seen, tuple[Tensor, Tensor]]]] = {}
 
     def fuses(self, other: Control) -> bool:
         return isinstance(other, Pass)
@@ -145,8 +153,8 @@ class Pass(Control):
         return Pass([one for part, _ in parts for one in cast(Pass, part)._references])
 
     def shadow(self, call: Call) -> Tensor:
-        kept = [1.0 if row.kind is RowKind.COND else 1 - self._fidelity for row in call.rows]
-        self._shares = None if set(kept) == {1.0} else torch.tensor(kept, device=call.x.device)
+        negative = [row.kind is not RowKind.COND for row in call.rows]
+        self._negative = torch.tensor(negative, device=call.x.device) if any(negative) else None
         return torch.cat([one.noised(call) for one in self._references])
 
     def overheard(self, site: Site, attention: Attention) -> None:
@@ -159,31 +167,34 @@ class Pass(Control):
     def overheard_block(self, block: Block, h: Tensor) -> None:
         parts = zip(self._references, h.chunk(len(self._references)), strict=True)
         self._features[block] = [
-            _moments(own) for one, own in parts if one.weight > one.thresholds.get(block, one.weight)
+            (one, _moments(own)) for one, own in parts if one.weight > one.thresholds.get(block, one.weight)
         ]
 
     def attended(self, site: Site, attention: Attention, call: Call) -> Tensor | None:
         if site not in self._tokens:
             return None
+        attending = [self._references[nth] for nth in self._attending]
         heard = [
-            pair
-            for nth, pair in zip(self._attending, self._tokens[site], strict=True)
-            if self._references[nth].weight > self._ranks[site]
+            (one, pair)
+            for one, pair in zip(attending, self._tokens[site], strict=True)
+            if one.weight > self._ranks[site]
         ]
         if not heard:
             return None
-        keys = torch.cat([attention.k, *(k for k, _ in heard)], dim=1)
-        values = torch.cat([attention.v, *(v for _, v in heard)], dim=1)
-        return self._spared(attention.over(keys, values) - attention.out)
+        keys = torch.cat([attention.k, *(k for _, (k, _) in heard)], dim=1)
+        values = torch.cat([attention.v, *(v for _, (_, v) in heard)], dim=1)
+        return self._spared(attention.over(keys, values) - attention.out, [one for one, _ in heard])
 
     def leaving(self, block: Block, h: Tensor, call: Call) -> Tensor | None:
-        moments = self._features.get(block)
-        if not moments:
+        heard = self._features.get(block)
+        if not heard:
             return None
-        variance, mean = (torch.stack(part).mean(0) for part in zip(*moments, strict=True))
+        moments = zip(*(pair for _, pair in heard), strict=True)
+        variance, mean = (torch.stack(part).mean(0) for part in moments)
         own_variance, own_mean = _moments(h)
         spread, own_spread = (v.clamp(min=LEAST_VARIANCE).sqrt() for v in (variance, own_variance))
-        return self._spared((h - own_mean) / own_spread * spread + mean - h)
+        change = (h - own_mean) / own_spread * spread + mean - h
+        return self._spared(change, [one for one, _ in heard])
 
     @cached_property
     def _ranks(self) -> Mapping[Site, float]:
@@ -191,11 +202,12 @@ class Pass(Control):
         widest = sorted(self._widths, key=lambda site: -self._widths[site])
         return {site: nth / len(widest) for nth, site in enumerate(widest)}
 
-    def _spared(self, change: Tensor) -> Tensor:
-        """Less of a change "R …" for the rows of the negative prompt."""
-        if self._shares is None:
+    def _spared(self, change: Tensor, heard: Sequence[Seen]) -> Tensor:
+        """Less of a change "R …" for the rows of the negative prompt, by the mean fidelity of those heard."""
+        fidelity = sum(one.fidelity for one in heard) / len(heard)
+        if self._negative is None or not fidelity:
             return change
-        return change * self._shares.to(change).reshape(-1, *[1] * (change.ndim - 1))
+        return change * (1 - fidelity * self._negative.to(change)).reshape(-1, *[1] * (change.ndim - 1))
 
 
 def _moments(h: Tensor) -> tuple[Tensor, Tensor]:
