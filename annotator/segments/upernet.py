@@ -47,6 +47,7 @@ def _network(state: State) -> nn.Module:
     for name, tensor in state.items():
         if name.startswith("backbone.encoder.stages.") and name.endswith(".dwconv.bias"):
             stages.setdefault(name.split(".")[3], []).append(len(tensor))
+    auxiliary = state["auxiliary_head.convs.0.conv.weight"]
     config = take("transformers", "UperNetConfig")(
         backbone_config=take("transformers", "ConvNextConfig")(
             depths=[len(stages[stage]) for stage in sorted(stages)],
@@ -55,7 +56,9 @@ def _network(state: State) -> nn.Module:
         ),
         hidden_size=state["decode_head.classifier.weight"].shape[1],
         num_labels=len(state["decode_head.classifier.bias"]),
-        use_auxiliary_head=False,  # it only helps in training
+        # it only helps in training, but older versions of transformers fail without it
+        auxiliary_channels=auxiliary.shape[0],
+        auxiliary_in_channels=auxiliary.shape[1],
     )
     return of_transformers(take("transformers", "UperNetForSemanticSegmentation"), config, state)
 
