@@ -17,7 +17,7 @@ from torch import nn
 from controlstack.downloads import File
 from controlstack.image import Array, hwc3
 from controlstack.networks import State, filled, imagenet
-from controlstack.packages import bring
+from controlstack.packages import take
 from controlstack.preprocess import Ask, Preprocessor, at_resolution, register
 
 LARGE = File(
@@ -86,11 +86,10 @@ def _depth(picture: Array, ask: Ask, network: nn.Module) -> Array:
 
 def _network(state: State, *, last_four: bool = False) -> nn.Module:
     """The network whose sizes the file tells. last_four: its head reads the last four blocks (version 1)."""
-    transformers = bring("transformers")
     _, positions, width = state["pretrained.pos_embed"].shape
     blocks = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("pretrained.blocks."))
     quarters = FOUR_BLOCKS.get(blocks, tuple(blocks * quarter // 4 for quarter in (1, 2, 3, 4)))
-    backbone = transformers.Dinov2Config(
+    backbone = take("transformers", "Dinov2Config")(
         hidden_size=width,
         num_hidden_layers=blocks,
         num_attention_heads=max(1, width // 64),
@@ -99,14 +98,14 @@ def _network(state: State, *, last_four: bool = False) -> nn.Module:
         out_indices=list(range(blocks - 3, blocks + 1)) if last_four else list(quarters),
         reshape_hidden_states=False,
     )
-    config = transformers.DepthAnythingConfig(
+    config = take("transformers", "DepthAnythingConfig")(
         backbone_config=backbone,
         patch_size=PATCH,
         reassemble_hidden_size=width,
         neck_hidden_sizes=[state[f"depth_head.projects.{i}.weight"].shape[0] for i in range(4)],
         fusion_hidden_size=state["depth_head.scratch.layer1_rn.weight"].shape[0],
     )
-    network: nn.Module = transformers.DepthAnythingForDepthEstimation(config)
+    network: nn.Module = take("transformers", "DepthAnythingForDepthEstimation")(config)
     old = "backbone.encoder.layer.0.attention.attention.query.weight" in network.state_dict()
     return filled(network, _renamed(state, _OLD_ATTENTION if old else _ATTENTION))
 
