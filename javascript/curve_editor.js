@@ -6,8 +6,8 @@
     const ENDS = ["_controlnet_start_control_step_slider", "_controlnet_ending_control_step_slider"];
     const HIRES_ENDS = ["_hires_start", "_hires_end"];
     const WIDTH = 360; // of the drawing, in its own units
-    const HEIGHT = 190;
-    const EDGE = { left: 34, right: 12, top: 10, bottom: 22 };
+    const HEIGHT = 194;
+    const EDGE = { left: 34, right: 12, top: 10, bottom: 26 };
     const INNER = { width: WIDTH - EDGE.left - EDGE.right, height: HEIGHT - EDGE.top - EDGE.bottom };
     const STEPS = 120; // straight pieces of the drawn line
     const FINE = { share: 0.01, factor: 0.05 };
@@ -242,7 +242,7 @@
             ]);
             const moments = [0, 0.25, 0.5, 0.75, 1].flatMap((share) => [
                 grid(this.x(share), top, this.x(share), bottom),
-                number(share, { x: this.x(share), y: bottom + 15, "text-anchor": "middle" }),
+                number(share, { x: this.x(share), y: bottom + 19, "text-anchor": "middle" }),
             ]);
             return [...levels, ...moments];
         }

@@ -83,8 +83,8 @@ def test_a_dragged_point_of_the_curve_is_in_its_text(page):
     drag(page, point, 40, -30)
     curve = Curve.parse(page.value(U + "_weight_curve"))
     box = page.find(plot).rect
-    # the plot's drawing is 360 wide and 190 high, 314 and 158 of it between its edges
-    share, factor = 0.5 + 40 * 360 / box["width"] / 314, 1 + 2 * 30 * 190 / box["height"] / 158
+    # the plot's drawing is 360 wide and 194 high, 314 and 158 of it between its edges
+    share, factor = 0.5 + 40 * 360 / box["width"] / 314, 1 + 2 * 30 * 194 / box["height"] / 158
     assert curve.points[1] == pytest.approx((share, factor), abs=0.02)
     assert [curve.points[0], curve.points[2]] == [(0, 0), (1, 0)]
 
