@@ -8,7 +8,7 @@ where a point lies in its heatmap. The numbers are those of both repositories' c
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from controlstack.downloads import File
-from controlstack.errors import ControlError
 from controlstack.geometry import padded
 from controlstack.image import Array
-from controlstack.networks import State, filled
-from controlstack.packages import bring
+from controlstack.networks import State, filled, of_transformers
+from controlstack.packages import take
 from controlstack.pose import MAX_FIGURES, Person, Points, Pose, body_of_coco
 from controlstack.preprocess import Ask, poser, register
 
@@ -126,43 +125,26 @@ def _tensor(pictures: NDArray[np.floating[Any]], network: nn.Module) -> Tensor:
 
 def _detector(state: State) -> nn.Module:
     """RT-DETR of ResNet-50, loaded by transformers, whose names have changed since the file was written."""
-    config, model = (_of_transformers(name) for name in ("RTDetrConfig", "RTDetrForObjectDetection"))
+    config, model = (take("transformers", name) for name in ("RTDetrConfig", "RTDetrForObjectDetection"))
     heads = ("class_embed.", "bbox_embed.")  # shared with the decoder, whose names stand for both
     state = {f"model.decoder.{name}" if name.startswith(heads) else name: at for name, at in state.items()}
-    network, report = model.from_pretrained(
-        None, config=config(num_labels=CLASSES), state_dict=state, output_loading_info=True
-    )
-    wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
-    if wrong:
-        raise RuntimeError(f"{len(wrong)} tensors are missing, unknown or of another shape, first {wrong[0]}")
-    return cast(nn.Module, network)
+    return of_transformers(model, config(num_labels=CLASSES), state)
 
 
 def _vitpose(state: State) -> nn.Module:
     """ViTPose with its simple decoder, of the state's sizes; heads are 64 wide."""
     positions = state["backbone.embeddings.position_embeddings"]
     layers = sum(name.endswith("layernorm_before.weight") for name in state)
-    backbone = _of_transformers("VitPoseBackboneConfig")(
+    backbone = take("transformers", "VitPoseBackboneConfig")(
         hidden_size=positions.shape[2],
         num_hidden_layers=layers,
         num_attention_heads=positions.shape[2] // 64,
         out_indices=[layers],
     )
-    config = _of_transformers("VitPoseConfig")(
+    config = take("transformers", "VitPoseConfig")(
         backbone_config=backbone, num_labels=len(state["head.conv.bias"])
     )
-    return filled(_of_transformers("VitPoseForPoseEstimation")(config), state)
-
-
-def _of_transformers(name: str) -> Any:
-    try:
-        return getattr(bring("transformers"), name)
-    except AttributeError as error:
-        raise ControlError(
-            "The package transformers is too old",
-            f"It has no {name}",
-            'Install a newer one into the WebUI\'s Python (pip install "transformers>=4.49") and restart',
-        ) from error
+    return filled(take("transformers", "VitPoseForPoseEstimation")(config), state)
 
 
 register(

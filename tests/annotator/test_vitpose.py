@@ -152,10 +152,3 @@ def test_another_networks_weights_are_refused(networks: Networks, tmp_path: Path
     other = weights.placed(tmp_path, ROOM.DETECTOR, state)
     with pytest.raises(ControlError, match="weights of another network"):
         other.get(ROOM.DETECTOR, ROOM._detector)
-
-
-def test_an_old_transformers_is_said_so(monkeypatch: pytest.MonkeyPatch, networks: Networks):
-    monkeypatch.delattr(transformers, "VitPoseConfig")
-    monkeypatch.setattr(ROOM, "bring", lambda _name: type("Old", (), {}))
-    with pytest.raises(ControlError, match="transformers is too old"):
-        ROOM._of_transformers("VitPoseConfig")
