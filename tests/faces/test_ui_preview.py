@@ -135,3 +135,46 @@ def test_dimensions_are_sent_in_whole_latent_cells(side: int, sent: int) -> None
     from controlstack.faces.ui import tools
 
     assert tools.nearest(side) == sent
+
+
+def test_a_download_says_how_far_it_is(stock: Stock, tmp_path: Path) -> None:
+    """The hub keeps what has come so far in a file that ends with .incomplete."""
+    from controlstack.downloads import PARTIAL, File, Store
+    from controlstack.preprocess import Preprocessor
+
+    file = File("owner/name", "folder/net.safetensors", "weights", "MIT", size=40_000_000)
+    stock.host.cache.networks.store = Store([tmp_path])
+    partial = tmp_path / PARTIAL / file.name / "blobs"
+    partial.mkdir(parents=True)
+    asked = preview._Asked(AT_REST, stock, None)
+    asked.preprocessor = Preprocessor("slow", lambda picture, ask: picture, "Slow", files=(file,))
+    asked.has_lock = True
+    assert asked.progress(3.2) == "Slow is running, 3 s…"
+    (partial / "0123.incomplete").write_bytes(bytes(12_000_000))
+    assert asked.progress(3.2) == "Downloading net.safetensors: 12 of 40 MB…"
+
+
+@pytest.mark.parametrize("mask", [None, np.eye(3, 4, dtype=np.uint8) * 255])
+def test_a_mirrored_picture_takes_its_mask_along(mask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gradio")
+    from controlstack.faces.ui import compat, pictures, tools
+
+    monkeypatch.setattr(compat, "canvas_value", compat.editor_value)  # as gradio 6 has it
+    picture = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+    found = pictures.drawn(tools._mirrored({"image": picture, "mask": mask}))
+    assert found is not None
+    assert np.array_equal(found.rgb, picture[:, ::-1])
+    assert found.mask is None if mask is None else np.array_equal(found.mask, mask[:, ::-1])
+
+
+def test_what_is_drawn_on_the_shared_canvas_goes_to_its_unit() -> None:
+    pytest.importorskip("gradio")
+    from controlstack.faces.ui import compat, drawing
+
+    mask = np.eye(3, 4, dtype=np.uint8) * 255
+    drawn = compat.editor_value(np.zeros((3, 4, 3), np.uint8), mask)
+    hidden, *given = drawing._taken(3, True)(1, drawn)
+    assert hidden["visible"] is False
+    assert np.array_equal(values.pictures.region(given[2]), mask)
+    assert given[3] is True
+    assert all("value" not in update for update in (given[0], given[1], given[4], given[5]))
