@@ -4,7 +4,10 @@
 
     const ROW = ".cnet-row[data-unit]";
 
+    const ANSWER = 4000; // ms; units that look alike change nothing when they change places
+
     let dragged = null;
+    let journey = null; // `{panel, index, to}`: a row on its way
     let focusNext = null; // `{panel, index}`: the server draws rows anew, and the one in hand should stay in hand
 
     /** The row that a node is in: its node, panel and unit. */
@@ -18,15 +21,33 @@
         return [...(controlstack.page.find(`${panel.prefix}_overview`)?.querySelectorAll(ROW) ?? [])];
     }
 
-    function command({ panel, index }, what, more = {}) {
-        controlstack.page.command(panel, { do: what, unit: index, ...more });
+    function command({ panel, index }, what) {
+        controlstack.page.command(panel, { do: what, unit: index });
     }
 
+    /** Move a row to another's place: by one place at a time, each after the server has answered the one before. */
     function move(from, to) {
         if (from.index !== to) {
             focusNext = { panel: from.panel, index: to };
-            command(from, "move", { to });
+            step({ panel: from.panel, index: from.index, to });
         }
+    }
+
+    function step({ panel, index, to }) {
+        const way = Math.sign(to - index);
+        command({ panel, index }, way < 0 ? "up" : "down");
+        const rest = { panel, index: index + way, to };
+        journey = rest.index === to ? null : { ...rest, shown: markup(panel), until: Date.now() + ANSWER };
+    }
+
+    function goOn() {
+        if (journey && (markup(journey.panel) !== journey.shown || Date.now() > journey.until)) {
+            step(journey);
+        }
+    }
+
+    function markup(panel) {
+        return controlstack.page.find(`${panel.prefix}_overview`)?.textContent ?? "";
     }
 
     function click(event) {
@@ -95,6 +116,7 @@
     }
 
     function look() {
+        goOn();
         for (const panel of controlstack.page.panels()) {
             for (const place of rows(panel).filter((one) => !one.draggable)) {
                 place.draggable = true;

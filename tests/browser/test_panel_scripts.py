@@ -253,16 +253,24 @@ def test_rows_send_commands(page):
     press(page, Keys.ARROW_DOWN)
     assert page.run("return document.activeElement === arguments[0]", second)
     press(page, Keys.ARROW_UP, held=[Keys.ALT])
-    assert commands(page) == {"do": "move", "unit": 1, "to": 0}
+    assert commands(page) == {"do": "up", "unit": 1}
     press(page, Keys.DELETE)
     assert commands(page) == {"do": "remove", "unit": 1}
 
 
-def test_a_row_is_dragged(page):
-    first, second = page.all(".cnet-row")
-    page.until(lambda: first.get_attribute("draggable") == "true", "rows to drag")
-    drag(page, first, 0, second.rect["y"] - first.rect["y"] + 2)
-    assert commands(page) == {"do": "move", "unit": 0, "to": 1}
+def test_a_row_is_dragged_past_another(page):
+    """By one place, and by the next one once the server has drawn the rows anew."""
+    overview = page.find("#txt2img_controlnet_overview")
+    page.run(
+        """arguments[0].insertAdjacentHTML('beforeend', '<div class="cnet-row" data-unit="2">2</div>')""",
+        overview,
+    )
+    first, _, third = page.all(".cnet-row")
+    page.until(lambda: third.get_attribute("draggable") == "true", "rows to drag")
+    drag(page, first, 0, third.rect["y"] - first.rect["y"] + 2)
+    assert commands(page) == {"do": "down", "unit": 0}
+    page.run("arguments[0].prepend(arguments[0].children[1])", overview)
+    page.until(lambda: commands(page) == {"do": "down", "unit": 1}, "the second step")
 
 
 def test_a_mistake_comes_to_its_unit_until_the_next_generate(page):
