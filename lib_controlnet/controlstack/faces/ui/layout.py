@@ -159,7 +159,7 @@ def _preview(view: UnitView) -> None:
     view.put("preview")
     view.html("_preview_status", "", "cnet-preview-status")
     with gr.Row(elem_classes=["cnet-generated-image-control-group"]):
-        view.tool("_pose_edit", "Edit", "Edit the pose", "cnet-edit-pose", visible=False)
+        view.tool("_pose_edit", "Edit pose", "Edit the pose", "cnet-edit-pose")
         view.parts["_pose_upload"] = compat.upload_button(
             "Upload JSON", f"{view.prefix}_pose_upload", [".json"], elem_classes=["cnet-upload-pose"]
         )

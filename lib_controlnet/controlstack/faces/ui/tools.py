@@ -150,7 +150,7 @@ def _updates(shown: Shown, *, as_input: bool = False) -> list[Any]:
         status,
         shown.pose,
         preview.download(shown.pose),
-        gr.update(visible=bool(shown.pose)),
+        gr.update(visible=True),
         gr.update(visible=True),
         "",
     ]
