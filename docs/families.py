@@ -1,7 +1,7 @@
 """Writes the table of hosts in `families.md` from the registry of families: python docs/families.py
 
-A host has a family's joints or it has not: each joint is compared between hosts by `tests/hosts/test_joints.py`. What this
-table says is which family was seen at work there, and what its pictures were compared with.
+That a host serves the joints is shown by `tests/hosts/test_joints.py`. This table says which family was
+seen at work there, and what its pictures were compared with.
 """
 
 from __future__ import annotations
