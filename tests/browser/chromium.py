@@ -23,7 +23,7 @@ QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"),
     *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-PATIENCE = 30
+PATIENCE = 90
 """Seconds that anything may take on a busy machine."""
 
 ENTRY = "ul[role=listbox] [role=option], ul.options li.item"
