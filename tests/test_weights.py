@@ -36,6 +36,8 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "safetensors called .pth": lambda folder: nets.save(folder / "x.pth", TENSORS),
     "zip": lambda folder: saved(folder / "x.pth", TENSORS),
     "legacy": lambda folder: saved(folder / "x.ckpt", TENSORS, legacy=True),
+    "zip called .safetensors": lambda folder: saved(folder / "x.safetensors", TENSORS),
+    "legacy called .safetensors": lambda folder: saved(folder / "x.safetensors", TENSORS, legacy=True),
     "nested": lambda folder: saved(folder / "x.pt", {"state_dict": OrderedDict(TENSORS), "epoch": 3}),
     "parameters": lambda folder: saved(
         folder / "x.bin", TENSORS | {"a.weight": nn.Parameter(TENSORS["a.weight"])}
@@ -128,13 +130,16 @@ def truncated(path: Path) -> bytes:
 )
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_what_is_no_model_file_is_called_what_it_is(
-    tmp_path: Path, suffix: str, content: bytes, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, content: bytes, said: str
 ) -> None:
+    """Not by safetensors' loader, which Forge replaces by one that moves such files away."""
+    monkeypatch.setattr("safetensors.torch.load_file", lambda path, **_: Path(path).unlink())
     path = tmp_path / f"model{suffix}"
     path.write_bytes(content)
     with pytest.raises(ControlError, match=said) as caught:
         read_header(path)
     assert f"model{suffix}" in str(caught.value)
+    assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize("writer", ["safetensors", "zip", "legacy"])

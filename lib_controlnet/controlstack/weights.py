@@ -83,9 +83,16 @@ class _BrokenPickle(Exception):  # noqa: N818
 def _unpickle(path: Path) -> dict[str, Tensor]:
     is_zip = _head(path).startswith(b"PK")
     try:
-        # Only the newer zip format can be mapped, which leaves the tensors on disk until they are used.
         # A1111 puts a function in the place of `torch.load` that answers None for what it does not know.
-        loaded = torch.serialization.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=is_zip)
+        load = torch.serialization.load
+        if path.suffix == ".safetensors":
+            # Newer torch hands such a path to safetensors, whose loader Forge has replaced by one that moves
+            # away what it cannot read.
+            with path.open("rb") as file:
+                loaded = load(file, map_location="cpu", weights_only=True)
+        else:
+            # Only the newer zip format can be mapped, which leaves the tensors on disk until they are used.
+            loaded = load(os.fspath(path), map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # a damaged pickle can raise anything
         raise _BrokenPickle from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):

@@ -478,9 +478,10 @@ def send(host: Host, bad: Bad, victim: Path) -> httpx.Response:
 
 
 def sentence(answer: httpx.Response) -> str:
-    """What the answer says: in `detail`, where FastAPI lists faults, or in `errors`, where A1111 does."""
+    """What the answer says: in `detail`, where FastAPI lists faults, or in `errors`, where A1111 does, or in
+    `message`, where Forge does."""
     body = answer.json()
-    said = body.get("detail") or body["errors"]
+    said = body.get("detail") or body.get("errors") or body["message"]
     if isinstance(said, str):
         return said
     return " ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}." for fault in said)
