@@ -5,6 +5,7 @@
     const ROW = ".cnet-row[data-unit]";
 
     const ANSWER = 4000; // ms; units that look alike change nothing when they change places
+    const PAUSE = 400; // ms in which gradio is still busy with an answer, and takes no other click
 
     let dragged = null;
     let journey = null; // `{panel, index, to}`: a row on its way
@@ -41,7 +42,11 @@
     }
 
     function goOn() {
-        if (journey && (markup(journey.panel) !== journey.shown || Date.now() > journey.until)) {
+        if (journey && markup(journey.panel) !== journey.shown) {
+            journey.shown = markup(journey.panel);
+            journey.until = Date.now() + PAUSE;
+        }
+        if (journey && Date.now() > journey.until) {
             step(journey);
         }
     }
