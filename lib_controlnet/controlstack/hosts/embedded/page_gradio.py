@@ -54,7 +54,6 @@ def blocks(title: str) -> gr.Blocks:
     page = made(gr.Blocks, title=title, analytics_enabled=False, delete_cache=_KEEP_FILES, theme=_theme())
     if _IS_3:
         page.queue(concurrency_count=_AT_ONCE)
-        page._queue.start = _started_inside(page)
     return page
 
 
@@ -62,23 +61,23 @@ def mount(app: FastAPI, page: gr.Blocks, shown: str) -> FastAPI:
     """Put the page at /; it may show files from the folder `shown`."""
     page.allowed_paths = [shown]
     settings = {"theme": _theme(), "allowed_paths": [shown], "footer_links": [], "ssr_mode": False}
-    settings["gradio_api_url"] = f"{_INSIDE}/"
-    return gr.mount_gradio_app(app, page, path="/", **known(gr.mount_gradio_app, settings))
+    settings["gradio_api_url"] = "http://page/"
+    app = gr.mount_gradio_app(app, page, path="/", **known(gr.mount_gradio_app, settings))
+    if _IS_3:
+        _ask_inside(page._queue, app.routes[-1].app)
+    return app
 
 
-_INSIDE = "http://page"
-
-
-def _started_inside(page: gr.Blocks) -> Callable[..., Any]:
+def _ask_inside(queue: Any, server: Any) -> None:
     """gradio 3's queue asks the page's own server for each event. Here it asks without a network, so that
     neither the port nor a password matter."""
-    start = page._queue.start
+    start = queue.start
 
     async def started(*args: Any) -> None:
         await start(*args)
-        page._queue.queue_client = httpx.AsyncClient(transport=httpx.ASGITransport(app=page.app))
+        queue.queue_client = httpx.AsyncClient(transport=httpx.ASGITransport(app=server))
 
-    return started
+    queue.start = started
 
 
 def _theme() -> Any:
