@@ -143,10 +143,12 @@ def job(kind: type[Any], *units: dict[str, Any]) -> Job:
 def test_scripts_find_the_pages_units_among_the_arguments(kind: type[Any], tmp_path: Path) -> None:
     p = job(kind, {"enabled": True, "model": "a"}, {"weight": 0.5})
     asked = external_code.get_all_units_in_processing(p)
+    asked[0].weight = 0.125
     heard = remote.heard(p, p.script_args[2:-1], PanelHost(tmp_path))
     for units in (asked, heard, p.script_args[2 : 2 + values.SLOTS]):
         assert [unit.model for unit in units[:2]] == ["a", "None"]
         assert [parse(unit).enabled for unit in units[:3]] == [True, False, False]
+    assert heard[0].weight == 0.125
     assert type(p.script_args) is kind
     assert p.script_args[0] == 0
     assert p.script_args[-1] == "after"

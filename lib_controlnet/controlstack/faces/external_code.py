@@ -138,7 +138,11 @@ def find_cn_script(script_runner: Any) -> Any:
 
 
 def get_all_units_in_processing(p: Any) -> list[ControlNetUnit]:
-    """The units of a job, the disabled ones too."""
+    """The units of a job, the disabled ones too. Those of the page are put among its arguments first, so that
+    changing one changes the job's."""
+    script = find_cn_script(p.scripts)
+    if script is not None:
+        values.write_back(p, script.title(), values.units(p.script_args[script.args_from : script.args_to]))
     return get_all_units(p.scripts, p.script_args)
 
 
