@@ -245,8 +245,8 @@ OF_UNITS = [
         batch_image_dir="FOLDER",
     ),
     asks("a picture's path among the page's fields", CONTROLLED, generated_image="FOLDER/secret.png"),
-    asks("an embedding that is a pickle", CONTROLLED, ipadapter_input="PICKLE"),
-    asks("embeddings of any kind", CONTROLLED, ipadapter_input=[1, {}, "PICKLE"]),
+    asks("an embedding that is a pickle", "It is no base64 of a tensor file", ipadapter_input="PICKLE"),
+    asks("embeddings of any kind", "It holds no tensors", ipadapter_input=[1, {}, "PICKLE"]),
     asks("unknown fields", CONTROLLED, guess_what=1, __class__="os.system"),
     # Things that are no unit, and too many
     *(
