@@ -91,7 +91,7 @@ class Whole:
             same = {name for name in NAMES if _same(name, before[name], after[name])}
             changes = self._changes(after) if len(same) < _COUNT else {}
             for name in same & changes.keys():
-                if changes[name].get("value") == after[name] or name in PICTURES:
+                if name in PICTURES or changes[name].get("value") == after[name]:
                     changes[name].pop("value", None)  # what does not change is not sent, and wakes no event
             yield from (compat.update(changes.get(name, {})) for name in NAMES)
 
