@@ -17,7 +17,7 @@ HOSTS = ("embedded", "A1111", "Forge", "reForge")
 UNVERIFIED = "unverified"
 NOTHING_TO_RUN = {"kinds that cannot be used here"}
 
-OVER_HTTP = {"embedded": "over HTTP, in both passes"}
+ON_TWO = {"embedded": "over HTTP, in both passes", "A1111": "over HTTP (`test_a1111_families.py`)"}
 IN_JOBS = {"embedded": "over HTTP"}
 SEEN: Mapping[str, Mapping[str, str]] = {
     "ControlNet": {
@@ -26,13 +26,13 @@ SEEN: Mapping[str, Mapping[str, str]] = {
         "Forge": "its built-in, ≤ 1/255",
         "reForge": "its built-in, ≤ 1/255; Forge, 0.005 %",
     },
-    "ControlNet-Union": OVER_HTTP,
-    "Control-LoRA": {**OVER_HTTP, "A1111": "acts, plain to the bit"},
-    "T2I-Adapter": {**OVER_HTTP, "A1111": "acts, plain to the bit"},
-    "ControlNet-LLLite": OVER_HTTP,
-    "SparseCtrl": OVER_HTTP,
-    "CtrLoRA": OVER_HTTP,
-    "ControlNet-XS": OVER_HTTP,
+    "ControlNet-Union": ON_TWO,
+    "Control-LoRA": ON_TWO,
+    "T2I-Adapter": ON_TWO,
+    "ControlNet-LLLite": ON_TWO,
+    "SparseCtrl": ON_TWO,
+    "CtrLoRA": ON_TWO,
+    "ControlNet-XS": ON_TWO,
     "IP-Adapter": {"embedded": "over HTTP, with ready embeddings"},
     "PuLID": {"embedded": "over HTTP, with ready embeddings"},
     "reference by attention": {**IN_JOBS, "A1111": "acts, repeats", "Forge": "acts, repeats"},
