@@ -107,8 +107,9 @@ def _row(place: int, unit: Values) -> str:
 
 
 def kind(unit: Values) -> str:
-    """The control type of a unit in a word: the one that was chosen, or its preprocessor's first."""
-    if unit["control_type"] != control_types.ALL:
+    """The control type of a unit in a word: the one that was chosen, or its preprocessor's first; none offers
+    everything."""
+    if unit["control_type"] != control_types.ALL or unit["module"] == "none":
         return str(unit["control_type"])
     try:
         chosen = preprocess.find(str(unit["module"]))

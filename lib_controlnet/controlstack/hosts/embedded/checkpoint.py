@@ -24,6 +24,8 @@ TRAINED = {
     "set_alpha_to_one": False,
 }
 """How SD1, SD2 and SDXL were trained, in diffusers' words (Stability's v1-inference.yaml and its like)."""
+PUBLISHED_WIDTH = 320
+"""Channels of the first level of SD1, SD2 and SDXL."""
 
 
 @dataclass
@@ -64,6 +66,13 @@ class Checkpoint:
     @property
     def is_sd1(self) -> bool:
         return not (self.is_sdxl or self.is_sd2)
+
+    @property
+    def size(self) -> int:
+        """The px at which it paints well. Nets narrower than any published one are demos, made at 128."""
+        if self.unet.config.block_out_channels[0] < PUBLISHED_WIDTH:
+            return 128
+        return 1024 if self.is_sdxl else 512
 
     @property
     def parameterization(self) -> str:

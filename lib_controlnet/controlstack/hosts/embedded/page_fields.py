@@ -96,7 +96,7 @@ def sampling(ask: Ask) -> None:
         labels = list(samplers.SCHEDULES)
         ask("scheduler", gr.Dropdown, label="Schedule type", choices=labels, value=labels[0])
         ask("steps", gr.Slider, label="Steps", value=20, minimum=1, maximum=150, step=1)
-    size = 1024 if shared.sd_model.is_sdxl else 512
+    size = shared.sd_model.size
     with gr.Row():
         ask("width", gr.Slider, label="Width", value=size, minimum=64, maximum=2048, step=8)
         ask("height", gr.Slider, label="Height", value=size, minimum=64, maximum=2048, step=8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -64,7 +65,8 @@ def mount(app: FastAPI, page: gr.Blocks, shown: str) -> FastAPI:
     settings["gradio_api_url"] = "http://page/"
     app = gr.mount_gradio_app(app, page, path="/", **known(gr.mount_gradio_app, settings))
     if _IS_3:
-        _ask_inside(page._queue, app.routes[-1].app)
+        mounted: Any = app.routes[-1]
+        _ask_inside(page._queue, mounted.app)
     return app
 
 
@@ -90,8 +92,9 @@ def javascript(code: str) -> dict[str, str]:
 
 
 def failure(sentence: str) -> Exception:
-    """What to raise so that the page shows the sentence until the reader closes it."""
-    return gr.Error(sentence, **known(gr.Error, {"duration": None, "print_exception": False}))
+    """What to raise so that the page shows the sentence until the reader closes it; from 4 on it is HTML."""
+    shown = sentence if _IS_3 else escape(sentence)
+    return gr.Error(shown, **known(gr.Error, {"duration": None, "print_exception": False}))
 
 
 def canvas() -> tuple[Any, dict[str, Any]]:

@@ -189,9 +189,8 @@ def _paint(
     except Exception as error:
         mistake = isinstance(error, (ControlError, ValueError))
         log.error("The page's job failed: %s", error, exc_info=None if mistake else error)
-        sentence = escape(str(error))
-        yield same._replace(live="", log=f'<div class="error">{sentence}</div>')
-        raise page_gradio.failure(sentence) from error
+        yield same._replace(live="", log=f'<div class="error">{escape(str(error))}</div>')
+        raise page_gradio.failure(str(error)) from error
     yield _result(processed)
 
 
