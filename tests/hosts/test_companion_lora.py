@@ -71,7 +71,7 @@ def host(tmp_path: Path) -> Host:
 def comments(host: Host, prompt: str) -> list[str]:
     said: list[str] = []
     p = SimpleNamespace(
-        **dict(width=64, height=64, n_iter=1, batch_size=1, seed=1, subseed=1),
+        **dict(width=64, height=64, n_iter=1, batch_size=1, seed=1, subseed=1, subseed_strength=0),
         **dict(prompt=prompt, all_prompts=[prompt], all_negative_prompts=[""]),
         **dict(all_seeds=[1], all_subseeds=[1]),
         **dict(extra_generation_params={}, comment=said.append, init_images=None),
