@@ -66,6 +66,14 @@ def test_duplicate_takes_a_spare_unit_and_stops_where_none_is_left() -> None:
             stack.after(made, do, 0, AT_REST)
 
 
+def test_units_that_are_on_take_turns_on_the_pictures_of_a_batch() -> None:
+    muted = stack.after(named("a", "b", "c"), "mute", 1, AT_REST)
+    dealt = stack.after(muted, "turns", 0, AT_REST)
+    assert [one["batch_weights"] for one in dealt.units] == ["1, 0", "", "0, 1"]
+    assert [values.unit(one).batch_weights for one in dealt.units] == [[1.0, 0.0], None, [0.0, 1.0]]
+    assert stack.after(dealt, "turns", 0, AT_REST) == muted
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"do": "fly"}', '{"do": "up", "unit": "x"}', "7", "null"])
 def test_what_is_no_command_is_told(text: str) -> None:
     with pytest.raises(ControlError):
@@ -107,7 +115,7 @@ def test_a_row_tells_what_a_unit_does_and_nothing_can_be_put_into_it() -> None:
     assert "margin-left:20%;width:60%" in html
     assert ">0.75<" in html
     assert html.count("data:image/jpeg;base64,") == 1
-    assert [html.count(f'data-do="{do}"') for do in stack.COMMANDS] == [2, 2, 2, 2, 2, 2, 0]
+    assert [html.count(f'data-do="{do}"') for do in stack.COMMANDS] == [2, 2, 2, 2, 2, 2, 0, 0]
 
 
 # Presets

@@ -276,7 +276,9 @@ def _commands(view: PanelView) -> None:
 def _overview(view: PanelView) -> None:
     with gr.Accordion("Stack overview", open=False, elem_id=f"{view.prefix}_overview_accordion"):
         view.parts["_overview"] = compat.html("", f"{view.prefix}_overview", "cnet-overview")
-        view.part("_overview_refresh", gr.Button, "Refresh the overview", size="sm")
+        with gr.Row():
+            view.part("_overview_refresh", gr.Button, "Refresh the overview", size="sm")
+            view.part("_turns", gr.Button, "Each unit for each picture of a batch", size="sm")
 
 
 def _presets(view: PanelView) -> None:

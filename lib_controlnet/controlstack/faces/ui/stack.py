@@ -17,7 +17,7 @@ from controlstack.faces.ui import pictures
 from controlstack.faces.ui.values import Values
 from controlstack.image import Array
 
-COMMANDS = ("up", "down", "duplicate", "solo", "mute", "remove", "add")
+COMMANDS = ("up", "down", "duplicate", "solo", "mute", "remove", "add", "turns")
 _THUMBNAIL = 64
 """px"""
 
@@ -53,6 +53,8 @@ def after(stack: Stack, do: str, unit: int, at_rest: Values) -> Stack:
         )
     if do == "add":
         return Stack(stack.units, shown + 1)
+    if do == "turns":
+        return Stack(_in_turns(stack), shown)
     if not 0 <= unit < shown:
         raise ControlError(f"There is no unit {unit}", f"There are {shown}, counted from 0")
     if do in {"up", "down"}:
@@ -70,6 +72,20 @@ def after(stack: Stack, do: str, unit: int, at_rest: Values) -> Stack:
     else:
         units[:shown] = [{**one, "enabled": place == unit} for place, one in enumerate(units[:shown])]
     return Stack(tuple(units), shown)
+
+
+def _in_turns(stack: Stack) -> tuple[Values, ...]:
+    """Each picture of a batch gets one of the units that are on, in turns; asked again, all of them."""
+    on = [place for place, unit in enumerate(stack.units[: stack.shown]) if unit["enabled"]]
+    turns = {
+        place: ", ".join("1" if nth == own else "0" for nth in range(len(on))) for own, place in enumerate(on)
+    }
+    if all(stack.units[place]["batch_weights"] == weights for place, weights in turns.items()):
+        turns = dict.fromkeys(on, "")
+    return tuple(
+        {**unit, "batch_weights": turns[place]} if place in turns else unit
+        for place, unit in enumerate(stack.units)
+    )
 
 
 def rows(stack: Stack) -> str:

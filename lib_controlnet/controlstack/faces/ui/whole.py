@@ -45,6 +45,8 @@ class Whole:
         if "_add_unit" in parts:
             add = self._answer(lambda old: stack.after(old, "add", 0, self.at_rest))
             compat.on(parts["_add_unit"].click, add, inputs, outputs)
+        turns = self._answer(lambda old: stack.after(old, "turns", 0, self.at_rest))
+        compat.on(parts["_turns"].click, turns, inputs, outputs)
         compat.on(parts["_overview_refresh"].click, self._overview, inputs, [parts["_overview"]])
         for unit in self.view.units[self.view.shown :]:
             self._reveal(unit, state)
