@@ -10,6 +10,8 @@ import pytest
 from control_server import difference, pixels
 from numpy.typing import NDArray
 from test_a1111 import Client
+from test_embeddings_over_http import KINDS as READ_EMBEDDINGS
+from test_embeddings_over_http import unit as unit_of_embeddings
 from test_families_over_http import READ_MAPS, TINY, file_of, unit
 from webui_server import ABSENT, DIR, URL, running
 
@@ -27,6 +29,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
             nets.save(models / f"{file_of(kind)}.safetensors", TINY[kind].tensors("webui", 0))
             for name, tensors in getattr(TINY[kind], "beside", lambda _: {})("webui").items():
                 nets.save(models / name, tensors)
+        for kind in READ_EMBEDDINGS:
+            nets.save(models / f"{kind}.safetensors", TINY[kind].tensors("webui", 0))
         assert serves.session.get("/controlnet/model_list?update=true").status_code == 200
         client = Client(serves)
         client.pictures(steps=1)
@@ -36,6 +40,21 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def plain(host: Client) -> NDArray[np.uint8]:
     return host.pictures()[0]
+
+
+@pytest.mark.parametrize("kind", READ_EMBEDDINGS)
+def test_ready_embeddings_show_in_the_picture_and_leave_nothing(
+    host: Client, plain: NDArray[np.uint8], kind: str
+) -> None:
+    before = host.watch()
+    one, other = (host.pictures(unit_of_embeddings(kind, seed))[0] for seed in range(2))
+    print(f"{kind}: {difference(one, plain):.2f}, another picture's {difference(one, other):.2f}")
+    assert difference(one, plain) >= 0.5
+    assert difference(one, other) >= 0.5
+    assert np.array_equal(host.pictures(unit_of_embeddings(kind, weight=0))[0], plain)
+    assert np.array_equal(host.pictures()[0], plain)
+    after = host.watch()
+    assert (after["hooks"], after["callbacks"]) == (before["hooks"], before["callbacks"])
 
 
 @pytest.mark.parametrize("kind", FILES)
