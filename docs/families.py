@@ -49,7 +49,7 @@ SEEN: Mapping[str, Mapping[str, str]] = {
 
 def table() -> str:
     """One row for each family of the registry. Raises KeyError for evidence of a family that is not there."""
-    names = [kind.name for kind in family.everything() if kind.name not in NOTHING_TO_RUN]
+    names = sorted({kind.name for kind in family.everything()} - NOTHING_TO_RUN, key=str.casefold)
     if unknown := SEEN.keys() - set(names):
         raise KeyError(f"no such families: {', '.join(sorted(unknown))}")
     rows = [f"| family | {' | '.join(HOSTS)} |", "|---" * (1 + len(HOSTS)) + "|"]
