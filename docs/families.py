@@ -19,6 +19,7 @@ NOTHING_TO_RUN = {"kinds that cannot be used here"}
 
 ON_TWO = {"embedded": "over HTTP, in both passes", "A1111": "over HTTP (`test_a1111_families.py`)"}
 IN_JOBS = {"embedded": "over HTTP"}
+READY = dict.fromkeys(("embedded", "A1111"), "over HTTP, with ready embeddings")
 SEEN: Mapping[str, Mapping[str, str]] = {
     "ControlNet": {
         "embedded": "diffusers' pipelines, ≤ 1e-5",
@@ -33,8 +34,8 @@ SEEN: Mapping[str, Mapping[str, str]] = {
     "SparseCtrl": ON_TWO,
     "CtrLoRA": ON_TWO,
     "ControlNet-XS": ON_TWO,
-    "IP-Adapter": {host: "over HTTP, with ready embeddings" for host in ("embedded", "A1111")},
-    "PuLID": {host: "over HTTP, with ready embeddings" for host in ("embedded", "A1111")},
+    "IP-Adapter": READY,
+    "PuLID": READY,
     "reference by attention": {**IN_JOBS, "A1111": "acts, repeats", "Forge": "acts, repeats"},
     "reference by statistics": {**IN_JOBS, "A1111": "acts"},
     "reference by both": {**IN_JOBS, "Forge": "acts, repeats"},
