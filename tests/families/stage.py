@@ -38,8 +38,8 @@ TINY = {
     )
 }
 """The families' tiny nets: each module gives FAMILY, tensors(layout, seed) if it has files and, if units need
-more, UNIT and a PREPROCESSOR of its own; LAYOUTS where there are fewer, and beside(layout), more files by
-their names."""
+more, UNIT and a PREPROCESSOR of its own; LAYOUTS where there are fewer (none beside a diffusers that cannot
+make them), and beside(layout), more files by their names."""
 KINDS = [(kind, layout) for kind, tiny in TINY.items() for layout in getattr(tiny, "LAYOUTS", LAYOUTS)]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 FAMILY = "ControlNet-Union"
+LAYOUTS = ("sd1", "sdxl") if hasattr(diffusers, "ControlNetUnionModel") else ()
 UNIT = {"union_control_type": "Depth"}
 
 
