@@ -262,10 +262,91 @@ def test_depth_pro(tmp_path: Path, picture: Array):
     assert len(np.unique(ours)) > 50
 
 
-@pytest.mark.parametrize("name", ["depth_hand_refiner", "depth_anything_v3", "normal_dsine"])
-def test_what_no_package_has_says_why(name: str, picture: Array):
-    preprocessor = find(name)
-    with pytest.raises(ControlError, match=f"{name} is not available: .* (U|u)se ") as caught:
+def test_depth_anything_v3(tmp_path: Path, picture: Array):
+    """Layout: DepthAnything3 of ByteDance-Seed/Depth-Anything-3 at 2c21ea8, "da3mono-large" with 8 blocks of
+    width 64. Every 16th pixel of what its network makes of these weights, as nearness between percentiles 2
+    and 98; a two-hundredth of it is sky."""
+    state = weights.like(weights.listed("depth_anything_v3.txt"), 5)
+    ours = _run(
+        "depth_anything_v3", picture, weights.placed(tmp_path, find("depth_anything_v3").files[0], state)
+    )
+    expected = [
+        [89, 105, 88, 78, 115, 61, 203, 84],
+        [111, 61, 27, 96, 38, 60, 24, 68],
+        [83, 124, 134, 31, 92, 56, 54, 30],
+        [96, 122, 93, 93, 120, 20, 30, 114],
+    ]
+    assert np.abs(ours[4::16, 8::16].astype(int) - np.array(expected)[..., None]).max() <= 1
+
+
+def test_sky_lies_as_far_as_the_farthest_hundredth():
+    """Of distances 1..100 on earth; a picture that is all sky, or none of it, stays as it is."""
+    room = sys.modules[find("depth_anything_v3").run.__module__]
+    depth = np.arange(1, 201, dtype=np.float32).reshape(2, 100)
+    sky = np.stack([np.zeros(100), np.full(100, 0.3)]).astype(np.float32)
+    found = room._with_sky(depth, sky)
+    assert np.array_equal(found[0], depth[0])
+    assert np.allclose(found[1], np.quantile(depth[0], 0.99))
+    assert np.array_equal(room._with_sky(depth, sky[:1].repeat(2, 0)), depth)
+    assert np.array_equal(room._with_sky(depth, sky[1:].repeat(2, 0)), depth)
+
+
+@pytest.fixture(scope="module")
+def dsine(tmp_path_factory: pytest.TempPathFactory, controlnet_aux: object) -> Networks:
+    """Layout: DSINE_v02 of baegwangbin/DSINE at ef0c2af with its published options, as {"model": ...}."""
+    state = weights.like(weights.listed("dsine.txt"), 3)
+    file = find("normal_dsine").files[0]
+    return weights.placed(tmp_path_factory.mktemp("dsine"), file, state, lambda state: {"model": state})
+
+
+@pytest.mark.parametrize(
+    ("fov", "rounds", "expected"),
+    [
+        (
+            60,
+            5,
+            [
+                [[141, 41, 220], [164, 41, 214], [191, 59, 214], [224, 68, 186], [249, 90, 137]],
+                [[169, 132, 247], [191, 113, 236], [208, 88, 217], [241, 105, 180], [254, 124, 138]],
+            ],
+        ),
+        (
+            120,
+            1,
+            [
+                [[130, 227, 206], [150, 206, 225], [144, 1, 114], [138, 7, 86], [145, 15, 69]],
+                [[201, 215, 181], [226, 192, 174], [253, 111, 138], [236, 68, 99], [206, 45, 70]],
+            ],
+        ),
+    ],
+)
+def test_normal_dsine(fov: float, rounds: int, expected: list[Any], dsine: Networks, astronaut: Array):
+    """Some pixels of what the authors' class, named above, makes of these weights and a padded picture, whose
+    camera points at the middle of what is not padding."""
+    picture = cv2.resize(astronaut, (100, 70), interpolation=cv2.INTER_AREA)
+    preprocessor = find("normal_dsine")
+    ask = replace(preprocessor.ask(64, a=fov, b=rounds), networks=dsine)
+    ours = preprocessor.run(picture, ask)
+    assert ours.shape == (64, 91, 3)
+    assert np.abs(ours[16::32, 10::20].astype(int) - np.array(expected)).max() <= 1
+
+
+def test_the_widest_and_the_narrowest_camera_see_normals(dsine: Networks, astronaut: Array):
+    """The slider goes to 360 degrees, which no camera spans; the map is that of 179."""
+    picture = cv2.resize(astronaut, (64, 64), interpolation=cv2.INTER_AREA)
+    preprocessor = find("normal_dsine")
+    maps = {
+        fov: preprocessor.run(picture, replace(preprocessor.ask(64, a=fov, b=1), networks=dsine))
+        for fov in (0, 179, 360)
+    }
+    assert np.array_equal(maps[179], maps[360])
+    lengths = {fov: np.linalg.norm(map_ / 127.5 - 1, axis=2) for fov, map_ in maps.items()}
+    assert all(np.abs(length - 1).max() < 0.02 for length in lengths.values()), "unit vectors"
+
+
+def test_what_no_package_has_says_why(picture: Array):
+    preprocessor = find("depth_hand_refiner")
+    with pytest.raises(ControlError, match=f"{preprocessor.name} is not available: .* use ") as caught:
         Cache().run(preprocessor, picture, preprocessor.ask())
     with pytest.raises(ControlError) as again:
         preprocessor.run(picture, preprocessor.ask())
