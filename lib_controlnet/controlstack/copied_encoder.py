@@ -22,7 +22,7 @@ def names(shapes: Shapes) -> tuple[str, Mapping[str, str]] | None:
     if "controlnet_cond_embedding.conv_in.weight" in shapes:
         return "", {name: name for name in shapes}
     for prefix in ("", "control_model."):
-        if f"{prefix}input_hint_block.0.weight" in shapes:
+        if {f"{prefix}input_hint_block.0.weight", f"{prefix}zero_convs.0.0.weight"} <= shapes.keys():
             return prefix, controlnet_names(shapes, prefix)
     return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 from stage import Stage, picture
 from torch import Tensor, nn
+from waves import state, wave
 
 from controlstack import embeddings
 from controlstack.embeddings import EVA, EVA_LAYERS, RAW_FACE
@@ -26,12 +26,6 @@ PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parent / "pulid.json").re
 MODES = {mode.value: mode for mode in PuLIDMode}
 ROWS = (Row(0, RowKind.UNCOND), Row(0))
 SITE = Site(Block("input", 1), 0, cross=True)
-
-
-def wave(*shape: int, seed: int) -> Tensor:
-    fan = shape[-1] if len(shape) < 2 else math.prod(shape[1:])
-    at = torch.arange(math.prod(shape), dtype=torch.float64)
-    return (torch.sin(at * (1.7 + 0.013 * seed) + seed) * 1.5 / math.sqrt(fan)).float().reshape(shape)
 
 
 def expected(name: str, shape: torch.Size) -> Tensor:
@@ -71,11 +65,7 @@ def former() -> nn.Module:
 
 
 def filled(net: nn.Module, shapes: dict[str, tuple[int, ...]]) -> nn.Module:
-    state = {}
-    for seed, name in enumerate(sorted(shapes)):
-        norm = name.endswith("weight") and len(shapes[name]) == 1
-        state[name] = wave(*shapes[name], seed=seed) + float(norm)
-    net.load_state_dict(state)
+    net.load_state_dict(state(shapes))
     return net.requires_grad_(False).eval()
 
 

@@ -2,13 +2,14 @@
 et al., arXiv 2312.06573).
 
 At each block of the encoder it reads the UNet's features before the block and adds to them behind it; what it
-had found there is added again where the decoder reads that skip.
+had found there is added again where the decoder reads that skip. The authors' code is vislearn/ControlNet-XS
+at 8d90ed4.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -17,13 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from controlstack import copied_encoder
+from controlstack.errors import ControlError
 from controlstack.family import Family, Match, Start, register
 from controlstack.joints import Block, Call, Control, Services
-from controlstack.layout import ANY, HEADS, Base, EncoderLayout
+from controlstack.layout import ANY, HEADS, Base, EncoderLayout, controlnet_names
 from controlstack.weights import Header, read_tensors
 
-MARK = "control_to_base_for_conv_in.weight"
+MARK, AUTHORS_MARK = "control_to_base_for_conv_in.weight", "enc_zero_convs_in.0.0.weight"
 HEARS = "down_blocks.{}.ctrl_to_base.0.weight"
+ENCODER, HINT = "control_model.", "input_hint_block."
+PARTS = (ENCODER, HINT, "enc_zero_convs_", "dec_zero_convs_", "middle_block_")
+"""What the authors' names begin with; `scale_list` beside them is ones."""
+NOT_READ = "control_model.label_emb."
+"""The authors' code makes these for SDXL, and then takes the UNet's."""
+STEPS, GROUPS = 3, 32
+"""Blocks of the encoder in each level, the middle block counted with the last; most groups of a norm."""
 TIMES = ("time_embedding", "add_embedding")
 """The UNet's embeddings of the timestep and of SDXL's vector, by diffusers' names."""
 
@@ -32,12 +41,18 @@ TIMES = ("time_embedding", "add_embedding")
 class Reading:
     """What a file says of itself.
 
+    names: diffusers' name -> the file's
     layout: of the small encoder
     widths: of the UNet's levels
+    authors: whether the names are the authors'
+    unknown: names that no such network has
     """
 
+    names: Mapping[str, str]
     layout: EncoderLayout
     widths: tuple[int, ...]
+    authors: bool
+    unknown: Collection[str]
 
     @property
     def xl(self) -> bool:
@@ -45,7 +60,7 @@ class Reading:
 
     def heads(self, given: str | None) -> tuple[int, ...]:
         """Attention heads per level, which leave no trace in the shapes; these are those of the authors'
-        configurations (vislearn/ControlNet-XS at 8d90ed4)."""
+        configurations."""
         if given is not None:
             heads = json.loads(given)
             return (heads,) * len(self.widths) if isinstance(heads, int) else tuple(heads)
@@ -55,29 +70,45 @@ class Reading:
 
 
 class ControlNetXSFamily(Family):
-    """Files of diffusers' `ControlNetXSAdapter`, for SD1, SD2 and SDXL."""
+    """Files of diffusers' `ControlNetXSAdapter` or of the authors' `TwoStreamControlNet`, for SD1, SD2 and
+    SDXL."""
 
     name = "ControlNet-XS"
 
     def match(self, header: Header) -> Match | None:
-        if MARK not in header.shapes:
+        shapes, unknown = header.shapes, set[str]()
+        names = {name: name for name in shapes}
+        prefix = next((n.removesuffix(AUTHORS_MARK) for n in shapes if n.endswith(AUTHORS_MARK)), None)
+        if prefix is not None:
+            names = _authors_names(shapes, prefix)
+            own = {name for name in shapes if name.startswith(tuple(prefix + part for part in PARTS))}
+            unknown = {name for name in own - {*names.values()} if not name.startswith(prefix + NOT_READ)}
+        elif MARK not in shapes:
             return None
-        layout = EncoderLayout.read(header.shapes, header.metadata)
-        levels = range(len(layout.channels))
-        reading = Reading(layout, tuple(header.shapes[HEARS.format(level)][0] for level in levels))
-        base = Base(reading.widths[0], layout.context, ANY if reading.xl else None, 3 * len(levels))
+        shapes = {ours: shapes[theirs] for ours, theirs in names.items()}
+        layout = EncoderLayout.read(shapes, header.metadata)
+        heard = [HEARS.format(level) for level in range(len(layout.channels))]
+        if not shapes.keys() >= set(heard):
+            raise ControlError(
+                f"The ControlNet-XS {header.path.name} cannot be used",
+                "The UNet's encoder does not hear it: it is damaged, or a variant that was never published",
+                "Download it again, or choose another model",
+            )
+        widths = tuple(shapes[name][0] for name in heard)
+        reading = Reading(names, layout, widths, prefix is not None, unknown)
+        base = Base(widths[0], layout.context, ANY if reading.xl else None, STEPS * len(widths))
         return Match(self, header, base, detail=reading)
 
     def load(self, match: Match, services: Services) -> nn.Module:
         from diffusers import ControlNetXSAdapter
 
         reading, header = cast(Reading, match.detail), cast(Header, match.header)
-        layout = reading.layout
+        layout, names = reading.layout, reading.names
         with torch.device("meta"):
             net: Any = ControlNetXSAdapter(
                 conditioning_channels=layout.hint[0],
                 conditioning_embedding_out_channels=layout.hint[1:],
-                learn_time_embedding="time_embedding.linear_1.weight" in header.shapes,
+                learn_time_embedding="time_embedding.linear_1.weight" in names,
                 num_attention_heads=reading.heads(header.metadata.get(HEADS)),
                 block_out_channels=layout.channels,
                 base_block_out_channels=reading.widths,
@@ -86,16 +117,58 @@ class ControlNetXSFamily(Family):
                     "CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in layout.depth
                 ),
                 transformer_layers_per_block=tuple(depth or 1 for depth in layout.depth),
-                max_norm_num_groups=32,
+                max_norm_num_groups=GROUPS,
                 use_linear_projection=layout.linear,
             )
-        copied_encoder.check(header, copied_encoder.shapes_of(net), header.shapes)
-        tensors = read_tensors(header, header.shapes, dtype=services.dtype, device=services.device)
-        net.load_state_dict(tensors, assign=True)
+        held = {ours: header.shapes[theirs] for ours, theirs in names.items()}
+        copied_encoder.check(header, copied_encoder.shapes_of(net), held, reading.unknown)
+        if reading.authors:
+            _set_authors_norms(net.mid_block.midblock)
+        tensors = read_tensors(header, names.values(), dtype=services.dtype, device=services.device)
+        net.load_state_dict({ours: tensors[theirs] for ours, theirs in names.items()}, assign=True)
         return cast(nn.Module, net.requires_grad_(False).eval())
 
     def begin(self, start: Start) -> Control:
         return Pass(start.model, start.hint, start.services)
+
+
+def _authors_names(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, str]:
+    """diffusers' name -> the file's, for those with the authors' names behind a prefix."""
+    # The encoder has LDM's names, as a ControlNet's; but the hint's lie outside it, and there may be no time.
+    hint = {f"{prefix}{ENCODER}{n.removeprefix(prefix)}": n for n in shapes if n.startswith(prefix + HINT)}
+    time = f"{prefix}{ENCODER}time_embed.0.weight"
+    read = (name for name in shapes if not name.startswith(prefix + NOT_READ))
+    found = controlnet_names({*read, *hint, time}, prefix + ENCODER)
+    names = {_of_adapter(ours): hint.get(theirs, theirs) for ours, theirs in found.items()}
+    blocks = sum(f"{prefix}enc_zero_convs_in.{nth}.0.weight" in shapes for nth in range(len(shapes)))
+    for ours, theirs in _connections(blocks):
+        names |= {f"{ours}.{kind}": f"{prefix}{theirs}.0.{kind}" for kind in ("weight", "bias")}
+    return {ours: theirs for ours, theirs in names.items() if theirs in shapes}
+
+
+def _of_adapter(name: str) -> str:
+    """An adapter's name for what a `ControlNetModel` has too."""
+    return name.replace(".downsamplers.0.", ".downsamplers.").replace("mid_block.", "mid_block.midblock.")
+
+
+def _connections(blocks: int) -> Iterator[tuple[str, str]]:
+    """diffusers' and the authors' names of the zero convolutions between two encoders of so many blocks."""
+    yield "control_to_base_for_conv_in", "enc_zero_convs_out.0"
+    yield "mid_block.base_to_ctrl", f"enc_zero_convs_in.{blocks - 1}"
+    yield "mid_block.ctrl_to_base", "middle_block_out"
+    for nth in range(blocks):
+        level, step = divmod(nth, STEPS)
+        yield f"up_connections.{level}.ctrl_to_base.{step}", f"dec_zero_convs_out.{nth}"
+        if nth < blocks - 1:
+            yield f"down_blocks.{level}.base_to_ctrl.{step}", f"enc_zero_convs_in.{nth}"
+            yield f"down_blocks.{level}.ctrl_to_base.{step}", f"enc_zero_convs_out.{nth + 1}"
+
+
+def _set_authors_norms(middle: Any) -> None:
+    """diffusers' class has fewer groups in its middle block than the authors', and another ε."""
+    for norm in (norm for resnet in middle.resnets for norm in (resnet.norm1, resnet.norm2)):
+        norm.eps = 1e-5
+        norm.num_groups = max(n for n in range(1, GROUPS + 1) if norm.num_channels % n == 0)
 
 
 class Step(NamedTuple):

@@ -1,5 +1,5 @@
-"""Control files for other models, and kinds that are not built yet: known by their tensors, and refused with
-a sentence that says what they are."""
+"""Control files for other models: known by their tensors, and refused with a sentence that says what they
+are."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ OTHER_MODELS = (
     Kind("a ControlNet-LLLite for Anima", (r"lllite_dit_",)),
     Kind("a PuLID for Flux", (r"pulid_encoder\.", r"pulid_ca\.")),
 )
-LATER = (Kind("a ControlNet-XS under its authors' names", (r"(control_model\.)?enc_zero_convs_in\.",)),)
 
 
 class NotHere(Family):
@@ -55,13 +54,6 @@ class NotHere(Family):
                     f"{header.path.name} is {kind.what}",
                     "Only checkpoints of Stable Diffusion 1, 2 and XL can be controlled",
                     "Choose a control model that is made for the checkpoint",
-                )
-        for kind in LATER:
-            if kind.holds(header.shapes):
-                raise ControlError(
-                    f"{header.path.name} is {kind.what}",
-                    "This kind is not available yet",
-                    "Choose another control model",
                 )
         return None
 

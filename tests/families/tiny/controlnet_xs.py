@@ -1,7 +1,10 @@
-"""ControlNet-XS adapters of diffusers' class, for the tiny UNets."""
+"""ControlNet-XS adapters of diffusers' class, for the tiny UNets; the same under the names of the authors'
+`TwoStreamControlNet`."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import nets
@@ -51,3 +54,34 @@ def adapter(layout: str, seed: int = 0, *, learns: bool = False) -> ControlNetXS
 
 def tensors(layout: str, seed: int) -> dict[str, Tensor]:
     return dict(adapter(layout, seed).state_dict())
+
+
+def in_authors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under the names of vislearn/ControlNet-XS."""
+    last = max(int(name.split(".")[1]) for name in tensors if name.startswith("up_connections."))
+
+    def within(name: str, after: int = 0) -> Callable[[re.Match[str]], str]:
+        return lambda m: f"{name}.{3 * int(m[1]) + int(m[2]) + after}.0."
+
+    rules: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+        (r"^control_to_base_for_conv_in\.", "enc_zero_convs_out.0.0."),
+        (r"^down_blocks\.(\d)\.base_to_ctrl\.(\d)\.", within("enc_zero_convs_in")),
+        (r"^down_blocks\.(\d)\.ctrl_to_base\.(\d)\.", within("enc_zero_convs_out", 1)),
+        (r"^mid_block\.base_to_ctrl\.", f"enc_zero_convs_in.{3 * last + 2}.0."),
+        (r"^mid_block\.ctrl_to_base\.", "middle_block_out.0."),
+        (r"^up_connections\.(\d)\.ctrl_to_base\.(\d)\.", within("dec_zero_convs_out")),
+    ]
+    named = {"scale_list": torch.ones(2 * (3 * last + 3) + 1)}
+    encoder = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in rules:
+            short, found = re.subn(pattern, replacement, name)
+            if found:
+                named[short] = tensor
+                break
+        else:
+            plain = name.replace(".downsamplers.", ".downsamplers.0.").replace(".midblock.", ".")
+            encoder[plain] = tensor
+    for name, tensor in nets.in_ldm(encoder).items():
+        named[name if name.startswith("input_hint_block.") else f"control_model.{name}"] = tensor
+    return named
