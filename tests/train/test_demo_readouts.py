@@ -45,6 +45,20 @@ def test_mean_iou_by_hand() -> None:
     assert readouts.mean_iou(found, wanted) == pytest.approx((1 / 3 + 1 / 2) / 2)
 
 
+def test_mean_iou_of_several_pictures_is_that_of_their_confusion_matrix() -> None:
+    """Expected by Long et al.: the mean of n_ii / (t_i + sum_j n_ji - n_ii), which no mean of pictures is."""
+    draw = np.random.default_rng(0)
+    wanted = draw.integers(0, 4, (3, 8, 8)) % np.array([1, 2, 4])[:, None, None]
+    found = np.where(draw.random(wanted.shape) < 0.6, wanted, draw.integers(0, 4, wanted.shape))
+    counts = np.zeros((4, 4))
+    np.add.at(counts, (wanted.ravel(), found.ravel()), 1)
+    right, is_there, is_found = np.diag(counts), counts.sum(1), counts.sum(0)
+    expected = (right / (is_there + is_found - right)).mean()
+    assert readouts.mean_iou(found, wanted) == pytest.approx(expected)
+    alone = [readouts.mean_iou(*both) for both in zip(found, wanted, strict=True)]
+    assert np.mean(alone) > expected + 0.1
+
+
 @pytest.mark.parametrize("name", [name for name in COLOURS if name != "white"])
 def test_colours_are_found_in_light_and_shade(name: str) -> None:
     colour = np.array(COLOURS[name], np.float64)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from controlstack.hosts.embedded import checkpoint
-from controlstack.train.demo import base, files, muon, stage, vae
+from controlstack.train.demo import base, files, make, muon, stage, vae
 
 
 def test_orthogonal_brings_all_singular_values_near_one() -> None:
@@ -44,6 +44,19 @@ def test_a_killed_stage_ends_with_the_same_weights(tmp_path: Path, monkeypatch: 
     resumed = _stage(tmp_path / "cut.pt", 30)
     for ours, theirs in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_stage_with_its_result_rests(tmp_path: Path) -> None:
+    """As after a kill in a later one; what a kill left half written is no result."""
+    trained: list[Path] = []
+    run = make.once("vae", trained.append)
+    (tmp_path / "vae.done.pt.part").touch()
+    run(tmp_path)
+    assert trained == [tmp_path]
+    torch.save(vae.build().state_dict(), tmp_path / "vae.done.pt")
+    run(tmp_path)
+    assert trained == [tmp_path]
+    make.trained_vae(tmp_path)
 
 
 def test_blocks_at_rest_are_what_diffusers_computes() -> None:

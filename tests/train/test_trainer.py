@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -84,7 +85,8 @@ def test_killed_and_resumed_is_as_if_nothing_happened(tmp_path: Path):
     def told(out: Path, *more: str) -> list[str]:
         options = ["--base", file, "--data", data, "--out", out, "--batch", 2, "--steps", STEPS, "--cpu"]
         options += ["--hint-channels", 4, 8, 8, 16, "--learning-rate", 1e-3, "--ema", 0.9, "--hold-out", 2]
-        options += ["--save-every", 2, "--save-precision", "fp32", "--validation-steps", 1, *more]
+        options += ["--save-every", 2, "--save-precision", "fp32", "--validation-steps", 1]
+        options += ["--validate-every", 4, *more]
         return [str(option) for option in options]
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -110,6 +112,7 @@ def test_killed_and_resumed_is_as_if_nothing_happened(tmp_path: Path):
     assert len(losses(killed)) == STEPS
     for out in (killed, whole):
         assert sorted(folder.name for folder in (out / "checkpoints").iterdir()) == [f"{4:07}", f"{6:07}"]
+        assert {file.name for file in (out / "validation").iterdir()} == {f"{4:07}.png", f"{6:07}.png"}
         with (
             Image.open(out / "validation" / f"{STEPS:07}.png") as sheet,
             Image.open(out / "loss.png") as plot,
@@ -220,6 +223,7 @@ def test_many_options_at_once(tmp_path: Path):
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "6 examples of 64x64 px, 1 of them held out." in done.stdout
+    assert re.search(r"2/2 .*loss=\d", done.stderr)  # the bar
     header = read_header(tmp_path / "out" / "model" / "canny.safetensors")
     assert family.recognise(header).base == unet_diffusers.base_of(base("sdxl").unet)
     assert header.metadata["preprocessor"] == "canny"

@@ -28,12 +28,14 @@ from controlstack.train.demo.painter import Painter
 from controlstack.train.demo.scenes import CLASSES, Scene, scene
 
 _FIGURE = CLASSES.index("figure")
-Score = Callable[[Array, Scene], float]
+_COLUMNS = ("own hint", "other hint", "no control", "ceiling", "true pictures")
+Score = Callable[[Sequence[Array], Sequence[Scene]], float]
+"""How well pictures agree with as many scenes."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of control, and how well a picture agrees with a scene."""
+    """A kind of control, and a measure of how well pictures agree with scenes."""
 
     name: str
     measure: str
@@ -43,7 +45,7 @@ class Kind:
 
 
 def kinds(reader: readouts.Reader) -> dict[str, Kind]:
-    """All that can be measured.
+    """All that can be measured, by the names of the results.
 
     Depth is compared beyond what scenes have in common: below is near in most of them, so that any two agree
     with a rank correlation of 0.45. Without that mean, as meteorologists compare fields, it is 0.08.
@@ -54,20 +56,28 @@ def kinds(reader: readouts.Reader) -> dict[str, Kind]:
         found, wanted = reader.read(picture[None])[0][0], readouts.cells(truth.depth)
         return readouts.rank_correlation(found - common, wanted - common)
 
-    def classes(picture: Array, truth: Scene) -> float:
-        return readouts.mean_iou(reader.read(picture[None])[1][0], readouts.cells(truth.classes))
+    def classes(pictures: Sequence[Array], truths: Sequence[Scene]) -> float:
+        found = reader.read(np.stack(pictures))[1]
+        return readouts.mean_iou(found, readouts.cells(np.stack([truth.classes for truth in truths])))
 
     def figures(picture: Array, truth: Scene) -> float:
         ours, theirs = reader.read(picture[None])[1][0] == _FIGURE, readouts.cells(truth.classes) == _FIGURE
         return float((ours & theirs).sum() / (ours | theirs).sum())
 
-    found = (
-        Kind("canny", f"edge F1 at {readouts.REACH:.0f} px", _edges),
-        Kind("depth", "rank correlation of depth beyond the mean depth", depth),
-        Kind("segmentation", "mean IoU of classes", classes),
-        Kind("openpose", "IoU of figures, where there are some", figures, lambda truth: bool(truth.people)),
-    )
-    return {kind.name: kind for kind in found}
+    by_scene = _each(lambda picture, truth: classes([picture], [truth]))
+    figure = "IoU of figures, where there are some"
+    return {
+        "canny": Kind("canny", f"edge F1 at {readouts.REACH:.0f} px", _each(_edges)),
+        "depth": Kind("depth", "rank correlation of depth beyond the mean depth", _each(depth)),
+        "segmentation": Kind("segmentation", "mean IoU of classes", classes),
+        "segmentation by scene": Kind("segmentation", "mean IoU of the classes of one scene", by_scene),
+        "openpose": Kind("openpose", figure, _each(figures), lambda truth: bool(truth.people)),
+    }
+
+
+def _each(score: Callable[[Array, Scene], float]) -> Score:
+    """The mean of a score of single pictures."""
+    return lambda pictures, truths: _mean(map(score, pictures, truths))
 
 
 def unit(kind: str, truth: Scene) -> dict[str, Any]:
@@ -106,29 +116,27 @@ def held_out(kind: Kind, count: int) -> list[Scene]:
 
 
 def measure(paint: Paint, kind: Kind, count: int, weights: Sequence[float]) -> dict[str, Any]:
-    """Means over `count` held-out scenes, the other hint being the next one's; for prompts full and empty."""
+    """Scores over `count` held-out scenes, the other hint being the next one's; with and without prompts."""
     scenes = held_out(kind, count)
+    others = scenes[1:] + scenes[:1]
     result: dict[str, Any] = {
         "measure": kind.measure,
         "scenes": count,
-        "true pictures": _mean(kind.score(one.picture, one) for one in scenes),
-        "ceiling": _mean(kind.score(paint.reconstructed(one.picture), one) for one in scenes),
+        "true pictures": kind.score([one.picture for one in scenes], scenes),
+        "ceiling": kind.score([paint.reconstructed(one.picture) for one in scenes], scenes),
         "prompts": {},
     }
     for prompts in ("full", "empty"):
-        sums: dict[str, list[float]] = {"own hint": [], "other hint": [], "no control": []}
-        for number, one in enumerate(scenes):
-            prompt = one.caption if prompts == "full" else ""
-            made = paint(prompt, number, kind.name, one)
-            sums["own hint"].append(kind.score(made, one))
-            sums["other hint"].append(kind.score(made, scenes[(number + 1) % count]))
-            sums["no control"].append(kind.score(paint(prompt, number), one))
-        result["prompts"][prompts] = {name: _mean(values) for name, values in sums.items()}
+        asked = [one.caption if prompts == "full" else "" for one in scenes]
+        made = [paint(asked[n], n, kind.name, one) for n, one in enumerate(scenes)]
+        result["prompts"][prompts] = {
+            "own hint": kind.score(made, scenes),
+            "other hint": kind.score(made, others),
+            "no control": kind.score([paint(prompt, n) for n, prompt in enumerate(asked)], scenes),
+        }
+    few = scenes[: max(1, count // 4)]
     result["weights"] = {
-        weight: _mean(
-            kind.score(paint(one.caption, number, kind.name, one, weight), one)
-            for number, one in enumerate(scenes[: max(1, count // 4)])
-        )
+        weight: kind.score([paint(one.caption, n, kind.name, one, weight) for n, one in enumerate(few)], few)
         for weight in weights
     }
     return result
@@ -187,20 +195,20 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
 
 def table(results: Mapping[str, Any]) -> str:
     lines = [
-        "| kind | measure | prompt | own hint | other hint | no control | ceiling | asked colour appears |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| kind | measure | prompt | {' | '.join(_COLUMNS)} | asked colour appears |",
+        "|---" * (4 + len(_COLUMNS)) + "|",
     ]
     for name, result in results.items():
         for prompt, values in result["prompts"].items():
-            numbers = [values[key] for key in ("own hint", "other hint", "no control")] + [result["ceiling"]]
-            cells = " | ".join(f"{number:.2f}" for number in numbers)
+            numbers = {**result, **values}
+            cells = " | ".join(f"{numbers[column]:.2f}" for column in _COLUMNS)
             colours = f"{result['prompt colours']:.0%}" if prompt == "full" else ""
             lines.append(f"| {name} | {result['measure']} | {prompt} | {cells} | {colours} |")
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure, print, and write adherence.json, adherence.md and adherence.png."""
+    """Measure, print, and write adherence.json, adherence.md and adherence.png, anew after each kind."""
     parser = argparse.ArgumentParser(prog="python -m controlstack.bench adherence", description=__doc__)
     parser.add_argument("kinds", nargs="*", help="only these")
     parser.add_argument("--scenes", type=int, default=64)
@@ -214,19 +222,22 @@ def main(arguments: Sequence[str]) -> None:
     present = {
         name: kind
         for name, kind in all_kinds.items()
-        if demo_models.is_there(name, asked.models) and name in (asked.kinds or all_kinds)
+        if demo_models.is_there(kind.name, asked.models) and kind.name in (asked.kinds or [kind.name])
     }
     weights = (0.0, 0.25, 0.5, 0.75, 1.0)
-    results = {
-        name: measure(paint, kind, asked.scenes, weights)
-        | {"prompt colours": prompt_colours(paint, kind, min(8, asked.scenes))}
-        for name, kind in present.items()
-    }
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "adherence.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (asked.out / "adherence.md").write_text(table(results), encoding="utf-8")
-    plot(results, asked.out / "adherence.png")
+    results: dict[str, Any] = {}
+    for name, kind in present.items():
+        colours = prompt_colours(paint, kind, min(8, asked.scenes))
+        results[name] = measure(paint, kind, asked.scenes, weights) | {"prompt colours": colours}
+        _write(results, asked.out)
     sys.stdout.write(table(results))
+
+
+def _write(results: Mapping[str, Any], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "adherence.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (out / "adherence.md").write_text(table(results), encoding="utf-8")
+    plot(results, out / "adherence.png")
 
 
 def _mean(values: Any) -> float:

@@ -16,6 +16,7 @@ from controlstack.image import Array
 from controlstack.train import encoder_copy
 from controlstack.train.demo import base, control, dataset, files, readouts, sheets, stage, vae
 from controlstack.train.demo.scenes import scene
+from controlstack.train.files import whole
 
 SCENES = 12_000
 EXAMPLE = 19
@@ -52,12 +53,12 @@ def train_vae(work: Path) -> None:
     with torch.no_grad():
         found = [vae.encode(autoencoder, dataset.tensor(pictures[at : at + 20])) for at in range(0, 1000, 20)]
     vae.normalise(autoencoder, torch.cat(found))
-    torch.save(autoencoder.state_dict(), work / "vae.done.pt")
+    _keep(autoencoder.state_dict(), work, "vae")
 
 
 def trained_vae(work: Path) -> Any:
     autoencoder = vae.build()
-    autoencoder.load_state_dict(torch.load(work / "vae.done.pt", weights_only=True))
+    autoencoder.load_state_dict(_kept(work, "vae"))
     return autoencoder.eval().requires_grad_(False)
 
 
@@ -74,13 +75,13 @@ def train_base(work: Path) -> None:
     vocabulary = text_encoder.get_input_embeddings().weight
     nets = {"unet": unet, "text_encoder": text_encoder}
     stage.train(work / "base.pt", nets, loss, BASE_STEPS, RATE, plain=(vocabulary,))
-    torch.save({name: net.state_dict() for name, net in nets.items()}, work / "base.done.pt")
+    _keep({name: net.state_dict() for name, net in nets.items()}, work, "base")
 
 
 def trained_base(work: Path) -> tuple[Any, Any]:
     """UNet and text encoder."""
     unet, text_encoder = base.build_unet(), base.build_text_encoder()
-    state = torch.load(work / "base.done.pt", weights_only=True)
+    state = _kept(work, "base")
     for net, name in ((unet, "unet"), (text_encoder, "text_encoder")):
         net.load_state_dict(state[name])
         net.eval().requires_grad_(False)
@@ -113,7 +114,7 @@ def train_reader(work: Path) -> None:
         return total
 
     stage.train(work / "reader.pt", {"reader": reader}, loss, READER_STEPS, RATE)
-    torch.save(reader.state_dict(), work / "reader.done.pt")
+    _keep(reader.state_dict(), work, "reader")
 
 
 def train_control(kind: str) -> Callable[[Path], None]:
@@ -125,9 +126,9 @@ def train_control(kind: str) -> Callable[[Path], None]:
         loss = control.Loss(kind, (net, *parts), scenes, tokens(list(scenes.captions)), tokens([""]))
         start, steps = CONTROLS[kind]
         if start:
-            net.load_state_dict(torch.load(work / f"{start}.done.pt", weights_only=True))
+            net.load_state_dict(_kept(work, start))
         stage.train(work / f"{kind}.pt", {"net": net}, loss, steps, CONTROL_RATE)
-        torch.save(net.state_dict(), work / f"{kind}.done.pt")
+        _keep(net.state_dict(), work, kind)
 
     return run
 
@@ -138,12 +139,12 @@ def write_files(work: Path) -> None:
     unet, text_encoder = trained_base(work)
     files.save_base(folder, unet, trained_vae(work), text_encoder)
     for kind in control.HINTS:
-        if (state := work / f"{kind}.done.pt").exists():
-            files.save_controlnet(folder, kind, torch.load(state, weights_only=True))
+        if _result(work, kind).exists():
+            files.save_controlnet(folder, kind, _kept(work, kind))
     for name, picture in examples().items():
         (folder / demo_models.EXAMPLES).mkdir(exist_ok=True)
         Image.fromarray(picture).save(folder / demo_models.EXAMPLES / f"{name}.png", optimize=True)
-    files.save_reader(folder, torch.load(work / "reader.done.pt", weights_only=True))
+    files.save_reader(folder, _kept(work, "reader"))
 
 
 def examples() -> dict[str, Array]:
@@ -160,6 +161,29 @@ def tokens(captions: list[str]) -> Tensor:
     return found
 
 
+def once(name: str, train: Callable[[Path], None]) -> Callable[[Path], None]:
+    """A stage that rests where its result is there."""
+
+    def run(work: Path) -> None:
+        if not _result(work, name).exists():
+            train(work)
+
+    return run
+
+
+def _keep(state: Any, work: Path, name: str) -> None:
+    with whole(_result(work, name)) as part:
+        torch.save(state, part)
+
+
+def _kept(work: Path, name: str) -> Any:
+    return torch.load(_result(work, name), weights_only=True)
+
+
+def _result(work: Path, name: str) -> Path:
+    return work / f"{name}.done.pt"
+
+
 def _crops(pictures: Any, step: int, *, whole: bool) -> Tensor:
     rng = np.random.default_rng(step)
     chosen = pictures[rng.integers(0, len(pictures), 4 if whole else 8)]
@@ -171,11 +195,11 @@ def _crops(pictures: Any, step: int, *, whole: bool) -> Tensor:
 
 
 STAGES: dict[str, Callable[[Path], object]] = {
-    "vae": train_vae,
+    "vae": once("vae", train_vae),
     "scenes": encode_scenes,
-    "base": train_base,
-    "reader": train_reader,
-    **{kind: train_control(kind) for kind in CONTROLS},
+    "base": once("base", train_base),
+    "reader": once("reader", train_reader),
+    **{kind: once(kind, train_control(kind)) for kind in CONTROLS},
     "files": write_files,
     "sheets": lambda _: sheets.make(),
 }

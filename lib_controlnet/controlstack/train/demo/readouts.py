@@ -48,7 +48,11 @@ def rank_correlation(found: NDArray[Any], wanted: NDArray[Any]) -> float:
 
 
 def mean_iou(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """The mean over the wanted classes of intersection over union."""
+    """The mean over the wanted classes of intersection over union, each counted over all that is given.
+
+    Given all pictures of a test at once, this is the measure of PASCAL VOC and of those that followed it
+    ("mean IU" of Long et al., arXiv 1411.4038, section 5): few pictures weigh what is rare by chance.
+    """
     shares = []
     for kind in np.unique(wanted):
         ours, theirs = found == kind, wanted == kind
