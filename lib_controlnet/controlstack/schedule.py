@@ -136,6 +136,17 @@ class Schedule:
         """Whether the unit acts on this picture of the batch."""
         return bool(self.batch[image % len(self.batch)])
 
+    @property
+    def acts_from_start(self) -> bool:
+        """Whether the unit acts where a pass begins."""
+        return self.start <= SLACK and (self.curve is None or self.curve.at(0) != 0)
+
+    def at_start(self, change: Tensor) -> Tensor:
+        """A change "B 4 h w" of the noise that a pass starts from, in the pictures and places it acts on."""
+        acts = change.new_tensor([float(self.acts_on(image)) for image in range(len(change))])
+        change = change * acts[:, None, None, None]
+        return change if self.mask is None else change * self.mask.like(change)
+
     def within(self, picture: Tensor, changed: Tensor) -> Tensor:
         """A finished picture "3 H W", changed where the unit acts."""
         if self.mask is None:

@@ -113,7 +113,10 @@ class Session:
 
     def start(self, x: Tensor) -> Tensor:
         """The noise "B 4 h w" that the pass starts from, of spread 1, as controls change it."""
-        changes = [change for *_, control in self._controls if (change := control.start(x)) is not None]
+        changes = []
+        for plan, _, control in self._controls:
+            if plan.schedule.acts_from_start and (change := control.start(x)) is not None:
+                changes.append(plan.schedule.at_start(change))
         return x + torch.stack(changes).sum(0).to(x) if changes else x
 
     def step(self, call: Call) -> Evaluation | None:

@@ -4,6 +4,7 @@ of such files."""
 from __future__ import annotations
 
 import resource
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nets import Host
 from stage import Stage
 from tiny.control_lora import tensors
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from controlstack import family
 from controlstack.errors import ControlError
@@ -151,6 +153,40 @@ def test_the_sums_are_made_once_and_the_unets_weights_stay(tmp_path: Path) -> No
     assert all(parameter.requires_grad is False for parameter in network.parameters())
     stage.evaluate(session)
     assert all(torch.equal(before[name], tensor) for name, tensor in stage.unet.state_dict().items())
+
+
+def test_a_step_has_the_matrix_products_of_a_controlnet(tmp_path: Path) -> None:
+    """Every product with its shapes, counted where torch dispatches it; a LoRA that is applied at a step has
+    two more for each layer. The first evaluation loads nothing either: the pass has begun."""
+    products = {}
+    for kind in ("ControlNet", "Control-LoRA"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        stage = Stage(folder, "sd1", kind)
+        session = stage.begin(stage.unit())
+        with Products() as counted:
+            stage.evaluate(session)
+        products[kind] = counted.seen
+    with Products() as bare:
+        stage.output()
+    assert products["Control-LoRA"] == products["ControlNet"]
+    assert sum(products["ControlNet"].values()) > sum(bare.seen.values()) > 50
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products and convolutions by name and shapes."""
+
+    NAMES = ("mm", "addmm", "bmm", "baddbmm", "convolution", "scaled_dot_product")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[tuple[object, ...]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__.strip("_")
+        if name.startswith(self.NAMES):
+            self.seen[(name, *(tuple(arg.shape) for arg in args if isinstance(arg, Tensor)))] += 1
+        return func(*args, **(kwargs or {}))
 
 
 def test_another_checkpoint_gets_sums_of_its_own(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from controlstack.weights import Loaded
 
 SIZE = 64
 ROWS = (Row(0, RowKind.UNCOND), Row(0, RowKind.COND))
+START = "start from the picture"
 MASK = np.zeros((SIZE, SIZE), np.uint8)
 MASK[16:40, 8:32] = 255  # whole latent cells, where nearest and largest are the same
 
@@ -213,8 +214,37 @@ def test_noise_has_the_trace_that_the_last_timestep_leaves() -> None:
     noise = torch.randn(3, 4, 8, 8)
     x0 = Host("").encode(torch.from_numpy(picture()).permute(2, 0, 1)[None] / 255).expand(3, -1, -1, -1)
     expected = DDPMScheduler().add_noise(x0, noise, torch.full((3,), 999))
-    change = control("start from the picture").start(noise)
+    change = control(START).start(noise)
     assert change is not None
     assert (expected - noise).abs().max() > 1e-3
     torch.testing.assert_close(noise + change, expected, atol=1e-5, rtol=0)
-    assert control("start from the picture", hires=True).start(noise) is None
+    assert control(START, hires=True).start(noise) is None
+
+
+def test_noise_has_the_trace_where_and_when_the_unit_acts() -> None:
+    """In the half of the region mask, in the first of two pictures, and never from the middle of the pass."""
+    half = np.zeros((SIZE, SIZE), np.uint8)
+    half[:, : SIZE // 2] = 255
+    noise = torch.randn(2, 4, 8, 8)
+    whole = started(noise) - noise
+    assert whole.abs().min() > 0
+    assert started(noise, guidance_start=0.5) is noise
+    assert started(noise, weight_curve="0@0, 1@0.5") is noise
+    left = started(noise, effective_region_mask=half, batch_weights=[1, 0]) - noise
+    torch.testing.assert_close(left[0, :, :, :3], whole[0, :, :, :3], atol=1e-6, rtol=0)
+    assert not left[1].any()
+    assert not left[0, :, :, 5:].any()
+
+
+def started(noise: Tensor, **fields: Any) -> Tensor:
+    """The noise that a pass starts from, with a unit that starts from its picture and nothing else."""
+    beside = preprocess.Preprocessor("start", lambda image, _: image, "start", companions=(START,))
+    base = unet_diffusers.base_of(nets.unet(nets.SD1))
+    with pytest.MonkeyPatch.context() as shelf:
+        shelf.setitem(preprocess._shelf, "start", beside)
+        unit = parse({"module": "start", "image": picture(), "enabled": True, **fields})
+        plans = [plan.resolve(0, unit, Job(width=SIZE, height=SIZE, base=base), Catalog([Path()]))]
+    session = Session(Loaded(1), preprocess.Cache(), plans)
+    session.prepare()
+    session.begin(SIZE, SIZE, cast(Any, Host("epsilon")), hires=False)
+    return session.start(noise)
