@@ -1,7 +1,12 @@
 """The same requests to several hosts: what control changes in their pictures, before anything is rounded.
 
-    python tests/hosts/between_hosts.py ask URL FOLDER one.npz NET NET [PART_OF_A_CASE ...]
+    python tests/hosts/between_hosts.py ask URL FOLDER one.npz NET NET [CASE ...]
     python tests/hosts/between_hosts.py compare CHECKPOINT one.npz other.npz … > table.md
+    python tests/hosts/between_hosts.py record URL FOLDER one NET
+    python tests/hosts/between_hosts.py unet CHECKPOINT CONTROL_FILE one other …
+
+`unet` gives the embedded host's UNet and its control the x, t and context that a host's UNet was `record`ed
+with, and the same picture, and tells how far the residuals and what the UNet answers are apart.
 
 Every host runs the same checkpoint and has both control files and the extension `webui_watch` beside this
 one, with CONTROLSTACK_WATCH=FOLDER: it keeps there what a job hands to the VAE. One VAE, in floats, makes
@@ -11,7 +16,7 @@ pictures of that here, so that no host's rounding to 8 bits is compared.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,7 @@ import httpx
 import numpy as np
 import torch
 from control_server import png
+from diffusers import ControlNetModel
 from numpy.typing import NDArray
 from skimage import data
 
@@ -46,6 +52,7 @@ HIRES = dict(
     hr_additional_modules=["Use same choices"],
 )
 """Forge's API fails without the last."""
+RECORDED = ("call", "output", "control0")
 
 
 def cases(first: str, second: str) -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
@@ -71,11 +78,13 @@ def cases(first: str, second: str) -> dict[str, tuple[list[dict[str, Any]], dict
 
 
 def ask(url: str, folder: str, out: str, first: str, second: str, *only: str) -> None:
-    """Cases that the file has are not asked again."""
+    """All cases, or those named in their order. What the file has is not asked again."""
     latents: dict[str, NDArray[Any]] = dict(np.load(out)) if Path(out).exists() else {}
-    for name, (units, fields) in cases(first, second).items():
-        if name in latents or not any(part in name for part in only or [""]):
+    asked = cases(first, second)
+    for name in only or asked:
+        if name in latents:
             continue
+        units, fields = asked[name]
         scripts = {"alwayson_scripts": {"ControlNet": {"args": units}}} if units else {}
         body = {**JOB, **scripts, **fields}
         answer = httpx.post(f"{url}/sdapi/v1/txt2img", json=body, timeout=1200, trust_env=False)
@@ -83,6 +92,69 @@ def ask(url: str, folder: str, out: str, first: str, second: str, *only: str) ->
         latents[name] = torch.load(Path(folder) / "latents.pt").numpy()
         np.savez(out, **latents)
         sys.stderr.write(f"{name}: {answer.elapsed.total_seconds():.0f} s\n")
+
+
+def record(url: str, folder: str, out: str, net: str) -> None:
+    """One step, the files of which are kept as `out` and its contents' names."""
+    units = cases(net, net)["one unit"][0]
+    body = {**JOB, "prompt": "a cat, record me", "steps": 1}
+    scripts = {"ControlNet": {"args": units}}
+    asked = {**body, "alwayson_scripts": scripts}
+    answer = httpx.post(f"{url}/sdapi/v1/txt2img", json=asked, timeout=1200, trust_env=False)
+    answer.raise_for_status()
+    for name in RECORDED:
+        (Path(folder) / f"{name}.pt").rename(f"{out}_{name}.pt")
+
+
+@torch.no_grad()
+def one_call(checkpoint: str, control: str, *records: str) -> Iterator[str]:
+    """Of each record: the largest difference of a residual and of the answer, and the largest of each."""
+    from controlstack import preprocess
+    from controlstack.catalog import Catalog
+    from controlstack.hosts import unet_diffusers
+    from controlstack.hosts.embedded import single_file
+    from controlstack.joints import Call
+    from controlstack.plan import resolve
+    from controlstack.session import Session
+    from controlstack.sources import Job
+    from controlstack.unit import parse
+    from controlstack.weights import Loaded
+
+    unet = single_file.load(Path(checkpoint))[0]["unet"].eval()
+    file = Path(control)
+    units = cases(file.stem, file.stem)["one unit"][0]
+    job, folder = Job(SIZE, SIZE, unet_diffusers.base_of(unet)), Catalog([file.parent])
+    given: dict[str, torch.Tensor] = {}
+
+    def keep(_: Any, __: Any, answer: tuple[Sequence[torch.Tensor], torch.Tensor]) -> None:
+        given.update({f"skip {i}": skip for i, skip in enumerate(answer[0])} | {"middle": answer[1]})
+
+    def on_call(*inputs: Any) -> Any:
+        *tensors, shadow = inputs
+        return session.step(Call(*tensors, rows=unet_diffusers.rows(2, 1), shadow=shadow))
+
+    yield "| host | residuals, of at most | answer of the UNet, of at most |"
+    yield "|---|---|---|"
+    for path in records:
+        call, output, theirs = (torch.load(f"{path}_{name}.pt") for name in RECORDED)
+        session = Session(Loaded(), preprocess.Cache())
+        session.plans = [resolve(0, parse(unit), job, folder) for unit in units]
+        session.prepare()
+        session.begin(SIZE, SIZE, unet_diffusers.LiveUNet(unet), hires=False)
+        inputs = call["x"], call["timesteps"], call["context"]
+        handle = torch.nn.modules.module.register_module_forward_hook(
+            lambda module, *rest: keep(module, *rest) if isinstance(module, ControlNetModel) else None
+        )
+        with handle, unet_diffusers.attach(unet, on_call, session.joints):
+            ours = unet(*inputs).sample
+        residuals = [(given[name], theirs[name]) for name in given]
+        cells = [_furthest(*zip(*residuals, strict=True)), _furthest([ours], [output])]
+        yield f"| {Path(path).name} | {' | '.join(cells)} |"
+
+
+def _furthest(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> str:
+    apart = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+    return f"{apart:.1e} of {max(float(a.abs().max()) for a in ours):.2g}"
 
 
 def compare(checkpoint: str, *files: str) -> Iterator[str]:
@@ -132,11 +204,11 @@ def _apart(one: NDArray[Any], other: NDArray[Any]) -> float:
 
 
 def main(what: str, *rest: str) -> None:
-    if what == "ask":
-        ask(*rest)
+    if what in ("ask", "record"):
+        {"ask": ask, "record": record}[what](*rest)
         return
-    for row in compare(*rest):
-        print(row)
+    for row in {"compare": compare, "unet": one_call}[what](*rest):
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+from importlib.util import find_spec
 
 import gradio as gr
 import numpy as np
@@ -17,6 +18,11 @@ from modules import extensions, scripts
 from modules.processing import StableDiffusionProcessingImg2Img, process_images
 
 EARLY = importlib.import_module("extensions.sd-webui-controlnet.scripts.external_code")
+EARLY_ON_FORGE = []
+if find_spec("modules_forge"):
+    EARLY_ON_FORGE = [
+        importlib.import_module(f"lib_controlnet.{n}") for n in ("external_code", "global_state")
+    ]
 
 
 def controlnet():
@@ -61,8 +67,7 @@ class Nested(scripts.Script):
 
 def only_control(job, fields):
     """What ADetailer does on Forge: of all scripts the job keeps one, with one unit."""
-    from lib_controlnet import external_code, global_state
-
+    external_code, global_state = EARLY_ON_FORGE
     assert fields["model"] in global_state.get_all_controlnet_names()
     picture = np.asarray(job.init_images[0])
     image = {"image": picture, "mask": np.full_like(picture, 255)}

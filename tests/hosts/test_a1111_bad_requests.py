@@ -36,7 +36,8 @@ HOSTS_ANSWER = {
     "a list nested nine hundred times for a unit": TOO_DEEP,
     "processor_res: gigantic, which means the default": TOO_LONG,
 }
-"""pydantic 1 copies the request before a script sees it; the answer to a job repeats the request."""
+"""pydantic 1 copies the request before a script sees it; the answer to a job repeats the request. Forge has
+pydantic 2 and hands all but the number on."""
 BAD = {bad.name: bad for bad in (*OF_UNITS, *OF_ROUTES)}
 
 
@@ -75,11 +76,14 @@ def test_it_is_said(host: Host, before: Before, victim: Path, bad: Bad) -> None:
 
 
 @pytest.mark.parametrize(("name", "says"), HOSTS_ANSWER.items(), ids=HOSTS_ANSWER)
-def test_the_host_refuses(host: Host, victim: Path, name: str, says: str) -> None:
+def test_the_host_refuses(host: Host, before: Before, victim: Path, name: str, says: str) -> None:
     hooks = host.watch()["hooks"]
-    answer = send(host, BAD[name], victim)
-    assert answer.status_code == 500
-    assert says in sentence(answer)
+    if says == TOO_DEEP and host.watch()["pydantic"] > 1:
+        answered(host, before, victim, BAD[name])
+    else:
+        answer = send(host, BAD[name], victim)
+        assert answer.status_code == 500
+        assert says in sentence(answer)
     assert host.watch()["hooks"] == hooks
 
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import torch
 from diffusers import ControlNetModel
 from modules import processing, script_callbacks, scripts, shared
@@ -45,13 +46,24 @@ def before(module: Any, args: Any) -> None:
             shared.state.interrupt()
 
 
+def after(module: Any, args: Any, output: Any) -> None:
+    """Keep what a ControlNet was given in the recorded call, and its residuals."""
+    if Watch.recording is not None and isinstance(module, ControlNetModel):
+        kept = dict(zip(("x", "timesteps", "context", "hint"), args, strict=False))
+        kept |= {f"skip {i}": skip for i, skip in enumerate(output[0])} | {"middle": output[1]}
+        torch.save(kept, CALLS / f"control{Watch.controls}.pt")
+        Watch.controls += 1
+
+
 torch.nn.modules.module.register_module_forward_pre_hook(before)
+torch.nn.modules.module.register_module_forward_hook(after)
 
 
 class Watch(scripts.Script):
     """Does to a job what its prompt says."""
 
     recording: Any = None
+    controls = 0
 
     def title(self) -> str:
         return "Watch"
@@ -63,7 +75,7 @@ class Watch(scripts.Script):
         seen["fail_at"] = seen["unet_calls"] + 2 if "fail in the UNet" in p.prompt else 0
         seen["interrupt_at"] = seen["unet_calls"] + 2 if "interrupt me" in p.prompt else 0
         if "record me" in p.prompt and Watch.recording is None:
-            Watch.recording = unet().register_forward_hook(record, with_kwargs=True)
+            Watch.recording, Watch.controls = unet().register_forward_hook(record, with_kwargs=True), 0
 
     def post_sample(self, p: Any, samples: Any, *args: Any) -> None:
         """What the VAE will be given, which no host has rounded yet."""
@@ -98,6 +110,7 @@ def look() -> dict[str, Any]:
     facts["threads"] = threading.active_count()
     facts["dtype"] = str(next(unet().parameters(), torch.empty(0)).dtype)
     facts["forge"] = find_spec("modules_forge") is not None
+    facts["pydantic"] = int(pydantic.VERSION.partition(".")[0])
     facts["external_code"] = _origin("lib_controlnet.external_code") if facts["forge"] else None
     if Path("/proc/self/statm").exists():
         facts["handles"] = len(list(Path("/proc/self/fd").iterdir()))
