@@ -60,7 +60,7 @@
                 element("label", { class: "cnet-check" }, this.smooth, text("curveSmooth")),
                 button("+", text("curveAdd"), () => this.addInTheMiddle()),
                 button("−", text("curveRemove"), () => this.remove()),
-                button("✕", text("curveClear"), () => this.put(null)),
+                button("×", text("curveClear"), () => this.put(null)),
             );
             place.replaceChildren(bar, this.plot, this.said);
         }

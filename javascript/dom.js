@@ -32,5 +32,10 @@
         return element("button", { type: "button", class: "cnet-button", title, onclick: act, ...attributes }, label);
     }
 
-    controlstack.dom = { element, svg, button };
+    /** A button with a drawing on it; the style sheet hides its words, and draws. */
+    function icon(name, title, act) {
+        return button(title, title, act, { class: `cnet-button cnet-icon cnet-icon-${name}` });
+    }
+
+    controlstack.dom = { element, svg, button, icon };
 })((globalThis.controlstack ??= {}));

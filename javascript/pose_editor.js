@@ -28,10 +28,10 @@
         }
 
         build() {
-            const { element, button } = controlstack.dom;
+            const { element, button, icon } = controlstack.dom;
             const { text } = controlstack.texts;
-            this.undo = button("↶", text("poseUndo"), () => this.step("undo"));
-            this.redo = button("↷", text("poseRedo"), () => this.step("redo"));
+            this.undo = icon("undo", text("poseUndo"), () => this.step("undo"));
+            this.redo = icon("redo", text("poseRedo"), () => this.step("redo"));
             this.width = this.side("poseWidth", "width");
             this.height = this.side("poseHeight", "height");
             this.opacity = element("input", {

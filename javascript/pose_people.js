@@ -45,7 +45,7 @@
                     "aria-expanded": String(open),
                     "data-key": `person-${nth}`,
                 }),
-                button("✕", text("poseRemovePerson"), () => this.remove(pose, nth), { "data-key": `remove-${nth}` }),
+                button("×", text("poseRemovePerson"), () => this.remove(pose, nth), { "data-key": `remove-${nth}` }),
             );
             const inside = open ? [this.parts(pose, person, nth), this.points(pose, person, nth)] : [];
             return element("div", { class: open ? "cnet-pose-card cnet-selected" : "cnet-pose-card" }, head, ...inside);

@@ -65,6 +65,7 @@
         mistakeShow: "Open this unit",
 
         toolCanvas: "New canvas",
+        toolDraw: "Draw a mask or a region",
         toolWebcam: "Take the picture from a webcam",
         toolMirror: "Mirror the picture",
         toolDimensions: "Make the picture's size that of the pictures to paint",

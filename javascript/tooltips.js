@@ -1,9 +1,10 @@
-/** Names for the small buttons that show only a sign. */
+/** Names for the small buttons that show only a drawing. */
 (function (controlstack) {
     "use strict";
 
     const NAMES = {
         _open_new_canvas_button: "toolCanvas",
+        _draw: "toolDraw",
         _webcam_enable: "toolWebcam",
         _webcam_mirror: "toolMirror",
         _send_dimen_button: "toolDimensions",

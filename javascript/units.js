@@ -6,16 +6,27 @@
     const TYPE = "_controlnet_type_filter_radio";
     const UPLOAD = "_pose_upload";
 
+    const ALL = "All";
+
     function enabled(prefix) {
         return Boolean(controlstack.page.field(prefix + ENABLE)?.checked);
     }
 
-    /** The control type that is chosen, "" for All. */
+    /** The control type that is chosen. */
     function type(prefix) {
         const place = controlstack.page.find(prefix + TYPE);
         const checked = place?.querySelector("input[type=radio]:checked");
         const chosen = checked ?? place?.querySelector("input:not([type=radio])");
-        return !chosen || chosen.value === "All" ? "" : chosen.value;
+        return chosen?.value ?? ALL;
+    }
+
+    /** What is known of a panel's units, by number: `{on, type}`. Of those not made yet the server's word counts. */
+    function known(panel) {
+        const told = JSON.parse(controlstack.page.field(`${panel.prefix}_units`)?.value || "[]");
+        for (const { prefix, index } of controlstack.page.units(panel)) {
+            told[index] = { on: enabled(prefix), type: type(prefix) };
+        }
+        return told;
     }
 
     /** The buttons of the tab that lead to a unit; a gradio may have a second one in a menu. */
@@ -50,14 +61,14 @@
 
     function look() {
         for (const panel of controlstack.page.panels()) {
-            const units = controlstack.page.units(panel);
-            for (const unit of units) {
-                for (const button of buttons(unit)) {
-                    button.classList.toggle("cnet-unit-active", enabled(unit.prefix));
-                    set(button, "data-cnet-type", type(unit.prefix));
+            const units = known(panel);
+            units.forEach((unit, index) => {
+                for (const button of buttons({ panel, index })) {
+                    button.classList.toggle("cnet-unit-active", unit.on);
+                    set(button, "data-cnet-type", unit.type === ALL ? "" : unit.type);
                 }
-            }
-            badge(panel, units.filter((unit) => enabled(unit.prefix)).length);
+            });
+            badge(panel, units.filter((unit) => unit.on).length);
         }
     }
 
@@ -86,7 +97,7 @@
         }
     }
 
-    controlstack.units = { enabled, type, buttons, open, accordionLabel };
+    controlstack.units = { enabled, known, buttons, open, accordionLabel };
     (controlstack.looks ??= []).push(look);
     (controlstack.arrivals ??= []).push(enable);
     globalThis.document?.addEventListener(

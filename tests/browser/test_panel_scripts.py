@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 
 import cv2
@@ -105,7 +106,7 @@ def test_the_curve_by_keys_buttons_and_shapes(page):
     assert page.value(U + "_weight_curve") == "0@0, 1.1@0.89"
     page.click(U + "_curve_editor .cnet-check")
     assert page.value(U + "_weight_curve") == "0@0, 1.1@0.89 smooth"
-    page.click(U + "_curve_editor button", "✕")
+    page.click(U + "_curve_editor button", "×")
     assert page.value(U + "_weight_curve") == ""
 
 
@@ -242,6 +243,30 @@ def test_a_unit_that_gets_a_picture_is_on_and_says_so(page, tmp_path):
     page.until(lambda: not page.all(".cnet-badge"), "no badge")
 
 
+def test_a_unit_that_gradio_has_not_made_yet_counts_by_the_servers_word(page):
+    told = [{"on": True, "type": "Depth"}, {"on": False, "type": "All"}, {"on": True, "type": "Canny"}]
+    page.fill("#txt2img_controlnet_units", json.dumps(told))
+    first, _, third = page.all("#txt2img_controlnet_tabs .tab-nav button")
+    page.until(lambda: third.get_attribute("data-cnet-type") == "Canny", "the type")
+    assert "cnet-unit-active" in third.get_attribute("class")
+    assert "cnet-unit-active" not in first.get_attribute("class"), "what the page shows of a unit counts"
+    assert page.find(".cnet-badge").text == "[1 unit]"
+    page.fill("#txt2img_controlnet_units", json.dumps([]))
+    page.until(lambda: not page.all(".cnet-badge"), "no badge")
+
+
+def test_another_checkpoint_has_the_server_asked_while_the_panel_is_open(page):
+    asked = "return window.pressed.filter((id) => id === 'txt2img_controlnet_follow').length"
+    page.open_accordion("#txt2img_controlnet_accordion")
+    page.until(lambda: page.run(asked) == 1, "asked when the panel opens")
+    page.fill("#setting_sd_model_checkpoint", "other.safetensors")
+    page.until(lambda: page.run(asked) == 2, "asked for the other checkpoint")
+    page.click("#txt2img_controlnet_accordion .label-wrap")
+    page.fill("#setting_sd_model_checkpoint", "one.safetensors")
+    time.sleep(1)  # two heartbeats
+    assert page.run(asked) == 2
+
+
 def test_rows_send_commands(page):
     from selenium.webdriver.common.keys import Keys
 
@@ -329,3 +354,53 @@ def test_the_host_s_language(page):
     page.click(U + "_pose_edit")
     assert page.find(".cnet-primary").text == "发送到单元"
     assert page.find(".cnet-chip").text == "鼻子"
+
+
+CONTRAST = """
+const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+const weights = [0.2126, 0.7152, 0.0722];
+const luminance = (rgb) => weights.reduce((sum, weight, nth) => sum + weight * linear(rgb[nth] / 255), 0);
+const read = (colour) => colour.match(/[0-9.]+/g).map(Number);
+const ground = (node) => {
+    const colour = read(getComputedStyle(node).backgroundColor);
+    return colour[3] === 0 && node.parentElement ? ground(node.parentElement) : colour;
+};
+return [...document.querySelectorAll(arguments[0])].map((node) => {
+    const both = [read(getComputedStyle(node).color), ground(node)].map(luminance).sort((a, b) => a - b);
+    return (both[1] + 0.05) / (both[0] + 0.05);
+});
+"""
+"""The contrast of each of these texts with what is behind it, as WCAG 2 measures it."""
+
+
+@pytest.mark.parametrize("theme", ["", "dark"])
+def test_texts_can_be_read_in_both_themes(page, theme):
+    """WCAG 2 asks for a contrast of 4.5 (AA)."""
+    page.run("document.body.className = arguments[0]", theme)
+    page.check(U + "_controlnet_enable_checkbox")
+    page.click("#txt2img_generate")
+    error = '<div class="error">ControlNet unit 0: It is wrong.</div>'
+    page.run("arguments[0].innerHTML = arguments[1]", page.find("#html_log_txt2img .prose"), error)
+    page.fill(U + "_weight_curve", "many")
+    texts = (".cnet-badge", ".cnet-mistake-sent", ".cnet-wrong", ".cnet-curve-editor button")
+    for what in texts:
+        page.find(what)
+        assert min(page.run(CONTRAST, what)) >= 4.5, what
+
+
+def test_a_narrow_screen_holds_everything(page):
+    screen = {"width": 380, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        page.click(U + "_pose_edit")
+        page.shown(".cnet-modal")
+        ends = (
+            "const all = [...document.querySelectorAll(arguments[0])];"
+            "return all.map((one) => one.getBoundingClientRect().right)"
+        )
+        for what in (".cnet-row", ".cnet-curve-plot", ".cnet-curve-editor button", ".cnet-modal button"):
+            found = page.run(ends, what)
+            assert found, what
+            assert max(found) <= screen["width"], what
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from panel_host import PanelHost
+from panel_host import SD1, SDXL, PanelHost, model
 
 from controlstack.faces import ui
 from controlstack.faces.ui import values
-from controlstack.faces.ui.fields import BY_NAME, NAMES
+from controlstack.faces.ui.fields import BY_NAME, NAMES, PLAIN
 from controlstack.unit import ControlNetUnit, infotext, parse
 
 gr = pytest.importorskip("gradio")
@@ -102,6 +103,15 @@ def test_one_unit_has_no_number_and_no_tab(tmp_path: Path) -> None:
     assert "txt2img_controlnet_tabs" not in found
 
 
+def test_control_types_can_be_a_list(tmp_path: Path) -> None:
+    """The incumbent's setting for narrow screens."""
+    arguments = Built(PanelHost(tmp_path, controlnet_control_type_dropdown=True)).arguments[0]
+    chosen = arguments[values.SLOTS + NAMES.index("control_type")]
+    assert isinstance(chosen, gr.Dropdown)
+    assert chosen.elem_id == "txt2img_controlnet_ControlNet-0_controlnet_type_filter_radio"
+    assert chosen.value == "All"
+
+
 def test_what_the_host_reads_from_the_page_at_first_is_no_unit(built: Built) -> None:
     """Hosts take components' first values for the arguments of API calls."""
     for arguments in built.arguments:
@@ -136,6 +146,50 @@ def test_parameters_are_pasted_into_every_unit_and_switch_off_those_they_do_not_
     assert pasted[f"{prefix}0_controlnet_enable_checkbox"]["value"] is False
     assert pasted[f"{prefix}0_controlnet_control_weight_slider"] is None
     assert all(paste({"Steps": "20"}) is None for _, paste in built.scripts[0].infotext_fields)
+
+
+def test_the_pages_script_is_told_which_units_are_on(built: Built, host: PanelHost) -> None:
+    """gradio 6 makes a unit's tab when it is opened; until then the page knows the unit from here alone."""
+    from controlstack.faces import infotext as face
+
+    params = {"ControlNet 4": infotext(parse({"module": "canny", "model": "a"}))}
+    face.paste(params, host)
+    told = {c.elem_id: paste for c, paste in built.scripts[0].infotext_fields}["txt2img_controlnet_units"]
+    text = told(params)["value"]
+    assert json.loads(text) == [{"on": nth == 4, "type": "All"} for nth in range(6)]
+    assert told({"Steps": "20"}) is None
+    fns = [fn for fn in built.functions() if fn.inputs and len(fn.outputs) > 1]
+    reveal = next(fn for fn in fns if fn.inputs[0].elem_id == "txt2img_controlnet_units")
+    assert reveal.fn(text, 3)[0] == 5, "the fifth unit gets a tab"
+    assert reveal.fn(text, 6)[0] == 6
+    run = built.asking("txt2img_controlnet_command")
+    answer = run.fn('{"do": "solo", "unit": 1}', *(component.value for component in run.inputs[1:]))
+    place = [out.elem_id for out in run.outputs].index("txt2img_controlnet_units")
+    assert [unit["on"] for unit in json.loads(answer[place])] == [False, True, *[False] * 4]
+
+
+def test_the_lists_follow_the_checkpoint(tmp_path: Path) -> None:
+    """Whoever loaded it: the page asks, and is sent something only where there is something new."""
+    for name, header in (("for_sd1", "ip_adapter-sd15"), ("for_xl", "ip_adapter-sdxl")):
+        model(tmp_path, name, header)
+    host = PanelHost(tmp_path, SD1)
+    built = Built(host)
+    (first, _) = (fn for fn in built.functions() if len(fn.outputs) == 1 + 3 * 6)
+    given = [component.value for component in first.inputs]
+    which = [out.elem_id for out in first.outputs].index(
+        "txt2img_controlnet_ControlNet-0_controlnet_model_dropdown"
+    )
+    known, *updates = first.fn(*given)
+    assert all("choices" not in update for update in updates), "nothing is new"
+    host.checkpoint_base = SDXL
+    known, *updates = first.fn(known, *given[1:])
+    names = [entry[0] if isinstance(entry, tuple) else entry for entry in updates[which - 1]["choices"]]
+    assert [name.partition(" [")[0] for name in names] == ["None", "for_xl"]
+    enabled = 1 + PLAIN.index("enabled")
+    given[enabled], given[1 + PLAIN.index("model")] = True, "for_xl"
+    host.checkpoint_base = SD1
+    said = first.fn(known, *given[1:])[which + 1]
+    assert "SDXL" in said, said
 
 
 def test_a_failure_leaves_a_sentence_and_the_slots(

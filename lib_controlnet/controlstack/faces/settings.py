@@ -55,6 +55,9 @@ SETTINGS = {
         False, "In a batch of files, count the seed on from picture to picture"
     ),
     "control_net_sync_field_args": Setting(True, "Pasting a picture's parameters sets units"),
+    "controlnet_control_type_dropdown": Setting(
+        False, "Control types as a list to open, for narrow pages (needs a reload of the page)"
+    ),
     CONTINUE_WITHOUT_CONTROL: Setting(
         False, "When a unit fails, paint without control instead of stopping with a sentence"
     ),
@@ -70,7 +73,6 @@ SETTINGS = {
             "controlnet_disable_photopea_edit",
             "controlnet_ignore_noninpaint_mask",
             "controlnet_clip_detector_on_cpu",
-            "controlnet_control_type_dropdown",
         ),
         _of_the_incumbent(False),
     ),

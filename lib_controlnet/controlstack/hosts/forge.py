@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from modules import sd_models
 from torch import Tensor, nn
 
 from controlstack import preprocess
@@ -37,6 +38,12 @@ class Forge(a1111.A1111):
         if self.beside_builtin:
             self.name = "ControlStack"
         self._announced: tuple[Tensor, Tensor] | None = None
+
+    def checkpoint(self) -> Any:
+        """None also while the page has chosen another than is loaded: Forge loads it with the next job."""
+        data = sd_models.model_data
+        chosen = getattr(data, "forge_loading_parameters", None)
+        return None if chosen is not None and data.forge_hash != str(chosen) else super().checkpoint()
 
     def base(self, p: Any) -> Base:
         return live_forge.base_of(p.sd_model)

@@ -153,7 +153,7 @@ def dropdown(label: str, elem_id: str) -> Any:
 
 
 def tool(label: str, elem_id: str, title: str, *classes: str, **said: Any) -> Any:
-    """A small button with a sign on it. title: what it does, for those who cannot guess"""
+    """A small button. title: what it does, for those who cannot guess"""
     made = gr.Button(label, elem_id=elem_id, elem_classes=["tool", "cnet-toolbutton", *classes], **said)
     made.tooltip = title
     return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
@@ -30,9 +30,9 @@ class UnitView:
     parts: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, Any] = field(default_factory=dict)
 
-    def put(self, name: str, **said: Any) -> Any:
-        """Place the component of a field here."""
-        row = BY_NAME[name]
+    def put(self, name: str, kind: str = "", **said: Any) -> Any:
+        """Place the component of a field here. kind: another than the table's"""
+        row = replace(BY_NAME[name], kind=kind or BY_NAME[name].kind)
         made = self.fields[name] = compat.component(row, self.prefix + row.suffix, **said)
         return made
 
@@ -41,10 +41,14 @@ class UnitView:
         made = self.parts[suffix] = compat.html(value, self.prefix + suffix, *classes, visible=visible)
         return made
 
-    def tool(self, suffix: str, sign: str, title: str, *classes: str, **said: Any) -> Any:
+    def tool(self, suffix: str, label: str, title: str, *classes: str, **said: Any) -> Any:
         """Place a small button here."""
-        made = self.parts[suffix] = compat.tool(sign, self.prefix + suffix, title, *classes, **said)
+        made = self.parts[suffix] = compat.tool(label, self.prefix + suffix, title, *classes, **said)
         return made
+
+    def icon(self, suffix: str, icon: str, title: str, *classes: str, **said: Any) -> Any:
+        """Place a small button with a drawing on it here; the style sheet hides its words, and draws."""
+        return self.tool(suffix, title, title, "cnet-icon", f"cnet-icon-{icon}", *classes, **said)
 
     def part(self, suffix: str, kind: type[Any], *args: Any, **said: Any) -> Any:
         """Place any other component here."""
@@ -98,11 +102,11 @@ def unit(view: UnitView, stock: Stock) -> None:
         "controlnet_invert_warning",
     )
     with gr.Row(elem_classes=["controlnet_image_controls"]):
-        view.tool("_controlnet_open_new_canvas_button", "\U0001f4dd", "Open new canvas")
-        view.tool("_draw", "\U0001f58c", "Draw a mask or a region", visible=compat.DRAWS_APART)
-        view.tool("_webcam_enable", "\U0001f4f7", "Enable webcam", visible=not compat.CAN_HIDE_TABS)
-        view.tool("_webcam_mirror", "\u21c4", "Mirror the image")
-        view.tool("_send_dimen_button", "\u2934", "Send dimensions to stable diffusion")
+        view.icon("_controlnet_open_new_canvas_button", "canvas", "Open new canvas")
+        view.icon("_draw", "brush", "Draw a mask or a region", visible=compat.DRAWS_APART)
+        view.icon("_webcam_enable", "camera", "Enable webcam", visible=not compat.CAN_HIDE_TABS)
+        view.icon("_webcam_mirror", "mirror", "Mirror the image")
+        view.icon("_send_dimen_button", "size", "Send dimensions to stable diffusion")
     with gr.Row(elem_classes=["controlnet_main_options"]):
         view.put("enabled")
         view.put("low_vram")
@@ -184,14 +188,13 @@ def _new_canvas(view: UnitView) -> None:
 
 def _choices(view: UnitView, stock: Stock) -> None:
     kind = stock.control_type("All")
-    view.put("control_type", choices=list(stock.control_types()))
+    listed = stock.host.option("controlnet_control_type_dropdown", default=False)
+    view.put("control_type", "dropdown" if listed else "", choices=list(stock.control_types()))
     with gr.Row(elem_classes=["controlnet_preprocessor_model"]):
         view.put("module", choices=[preprocessor.label for preprocessor in kind.preprocessors])
-        view.tool(
-            "_controlnet_trigger_preprocessor", "\U0001f4a5", "Run preprocessor", "cnet-run-preprocessor"
-        )
+        view.icon("_controlnet_trigger_preprocessor", "run", "Run preprocessor", "cnet-run-preprocessor")
         view.put("model", choices=list(kind.models))
-        view.tool("_controlnet_refresh_models", "\U0001f504", "Refresh models")
+        view.icon("_controlnet_refresh_models", "refresh", "Refresh models")
 
 
 def _strengths(view: UnitView) -> None:
@@ -228,28 +231,37 @@ def panel(tab: str, name: str, count: int, most: int, stock: Stock) -> PanelView
     name: of the extension on this host; element ids begin with it
     count: units to show; most: how many a job may have
     """
-    several = count > 1
-    total = min(count + SPARE, most) if several else count
+    total = min(count + SPARE, most) if count > 1 else count
     view = PanelView(tab, f"{tab}_{name.lower()}", count, total)
     classes = ["controlnet", "cnet-accordion"]
-    with (
-        gr.Group(elem_id=view.prefix),
-        gr.Accordion(name, open=False, elem_id=f"{view.prefix}_accordion", elem_classes=classes),
-    ):
-        _commands(view)
-        if several:
-            with gr.Tabs(elem_id=f"{view.prefix}_tabs"):
-                for place in range(total):
-                    _unit_tab(view, place, stock)
-            view.part("_add_unit", gr.Button, "Add a unit", size="sm")
-        else:
-            view.units.append(UnitView(tab, 0, f"{view.prefix}_ControlNet"))
-            unit(view.units[0], stock)
-        if compat.DRAWS_APART:
-            _drawing(view)
-        _overview(view)
-        _presets(view)
+    with gr.Group(elem_id=view.prefix):
+        _told(view)
+        with gr.Accordion(name, open=False, elem_id=f"{view.prefix}_accordion", elem_classes=classes):
+            _panel(view, stock)
     return view
+
+
+def _told(view: PanelView) -> None:
+    """What the page's script reads of units that gradio has not made yet: it makes a tab, or what lies in an
+    accordion, when it is first opened."""
+    view.part("_units", gr.Textbox, value="", show_label=False, elem_classes=[HIDDEN])
+
+
+def _panel(view: PanelView, stock: Stock) -> None:
+    _commands(view)
+    view.parts["offered"] = gr.State(stock.sign())
+    if view.total > 1:
+        with gr.Tabs(elem_id=f"{view.prefix}_tabs"):
+            for place in range(view.total):
+                _unit_tab(view, place, stock)
+        view.part("_add_unit", gr.Button, "Add a unit", size="sm")
+    else:
+        view.units.append(UnitView(view.tab, 0, f"{view.prefix}_ControlNet"))
+        unit(view.units[0], stock)
+    if compat.DRAWS_APART:
+        _drawing(view)
+    _overview(view)
+    _presets(view)
 
 
 def _drawing(view: PanelView) -> None:
@@ -270,6 +282,7 @@ def _commands(view: PanelView) -> None:
     view.parts["_tabs_style"] = compat.html(style, f"{view.prefix}_tabs_style", HIDDEN)
     view.part("_command", gr.Textbox, value="", show_label=False, elem_classes=[HIDDEN])
     view.part("_command_run", gr.Button, "Run", elem_classes=[HIDDEN])
+    view.part("_follow", gr.Button, "Follow the checkpoint", elem_classes=[HIDDEN])
     view.parts["_mistake"] = compat.html("", f"{view.prefix}_mistake", "cnet-mistake")
 
 

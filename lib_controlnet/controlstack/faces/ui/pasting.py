@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from controlstack import control_types
 from controlstack.errors import ControlError
-from controlstack.faces.ui import values
+from controlstack.faces.ui import stack, values
 from controlstack.faces.ui.fields import PICTURES
 from controlstack.unit import INFOTEXT, parse
 
@@ -27,22 +28,41 @@ def fields(view: PanelView, name: str) -> list[tuple[Any, Paste]]:
     `infotext.paste` has put "ControlNet 0 weight" and its like among the parameters before. Where they tell
     of any unit, those that they do not tell of are switched off, else the picture would not come back.
     """
-    return [
+    pasted_into = [
         (component, _paste(f"{name} {unit.place}", name, field))
         for unit in view.units
         for field, component in unit.fields.items()
         if field in _TOLD
     ]
+    return [*pasted_into, (view.parts["_units"], _told(name, len(view.units)))]
 
 
 _TOLD = frozenset(values.of(parse({}))) - _KEPT - PICTURES
 
 
+def _told(name: str, count: int) -> Paste:
+    """Which units are on after pasting, for the page's script."""
+
+    def paste(params: Mapping[str, Any]) -> Any:
+        units = [f"{name} {place}" for place in range(count)]
+        told = [pasted(unit, params) if f"{unit} enabled" in params else _OFF for unit in units]
+        return update(value=stack.told(told)) if _tells(name, params) else None
+
+    return paste
+
+
+_OFF = {"enabled": False, "control_type": control_types.ALL}
+
+
+def _tells(name: str, params: Mapping[str, Any]) -> bool:
+    """Whether parameters tell of any unit."""
+    return any(key.startswith(f"{name} ") and key.endswith(" enabled") for key in params)
+
+
 def _paste(unit: str, name: str, field: str) -> Paste:
     def paste(params: Mapping[str, Any]) -> Any:
         if f"{unit} enabled" not in params:
-            told = any(key.startswith(f"{name} ") and key.endswith(" enabled") for key in params)
-            return update(value=False) if told and field == "enabled" else None
+            return update(value=False) if _tells(name, params) and field == "enabled" else None
         return update(value=pasted(unit, params)[field])
 
     return paste

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -88,15 +89,31 @@ def _in_turns(stack: Stack) -> tuple[Values, ...]:
     )
 
 
+def told(units: Iterable[Values]) -> str:
+    """Which units are on, and their control types, as JSON for the page's script."""
+    return json.dumps(
+        [{"on": bool(unit["enabled"]), "type": unit["control_type"]} for unit in units], ensure_ascii=False
+    )
+
+
+def reach(told_so: str) -> int:
+    """How many tabs the units that are on need."""
+    return max((place + 1 for place, unit in enumerate(json.loads(told_so)) if unit["on"]), default=0)
+
+
 def rows(stack: Stack) -> str:
     """The stack for people: a row for each unit."""
     return "".join(_row(place, unit) for place, unit in enumerate(stack.units[: stack.shown]))
 
 
-_BUTTONS = (
-    *(("up", "\u2191", "Move up"), ("down", "\u2193", "Move down"), ("duplicate", "\u29c9", "Duplicate")),
-    *(("solo", "S", "Only this one"), ("mute", "M", "On or off"), ("remove", "\u2715", "Remove")),
-)
+_BUTTONS = {
+    "up": "Move up",
+    "down": "Move down",
+    "duplicate": "Duplicate",
+    "solo": "Only this one",
+    "mute": "On or off",
+    "remove": "Remove",
+}
 
 
 def _row(place: int, unit: Values) -> str:
@@ -105,9 +122,9 @@ def _row(place: int, unit: Values) -> str:
     left, width = 100 * min(start, end), 100 * max(end - start, 0)
     model = str(unit["model"]).partition(" [")[0]
     buttons = "".join(
-        f'<button type="button" class="cnet-row-{do}" data-do="{do}" title="{title}" '
-        f'aria-label="{title}: unit {place}">{sign}</button>'
-        for do, sign, title in _BUTTONS
+        f'<button type="button" class="cnet-row-{do} cnet-icon cnet-icon-{do}" data-do="{do}" '
+        f'title="{title}" aria-label="{title}: unit {place}">{title}</button>'
+        for do, title in _BUTTONS.items()
     )
     return (
         f'<div class="cnet-row cnet-row-{on}" data-unit="{place}">'

@@ -39,6 +39,10 @@ class Stock:
         except (ControlError, AttributeError):  # hosts leave placeholders while they load
             return None
 
+    def sign(self) -> str:
+        """Another one whenever there is something else to choose from: another checkpoint, or other files."""
+        return repr((self.base(), self.host.catalog.names()))
+
     def control_type(self, name: str) -> ControlType:
         """A control type with its preprocessors, and those of its models that fit the loaded checkpoint.
 
@@ -53,10 +57,6 @@ class Stock:
     def control_types(self) -> tuple[str, ...]:
         """The names of all, "All" first."""
         return tuple(kind.name for kind in control_types.everything(()))
-
-    def type_of(self, preprocessor: Preprocessor) -> str:
-        """The first control type that offers this preprocessor."""
-        return next(iter(preprocessor.control_types), control_types.ALL)
 
     def refresh(self) -> None:
         """Look at the folders of models again."""

@@ -38,7 +38,8 @@ class Whole:
         inputs = [state, *self.components]
         outputs = [
             *(parts["_overview"], parts["_mistake"], state, parts["_tabs_style"]),
-            *(self.view.tabs if compat.CAN_HIDE_TABS else []),
+            *self._tabs_of_units(),
+            parts["_units"],
             *self.components,
         ]
         compat.on(parts["_command_run"].click, self._command, [parts["_command"], *inputs], outputs)
@@ -48,8 +49,12 @@ class Whole:
         turns = self._answer(lambda old: stack.after(old, "turns", 0, self.at_rest))
         compat.on(parts["_turns"].click, turns, inputs, outputs)
         compat.on(parts["_overview_refresh"].click, self._overview, inputs, [parts["_overview"]])
-        for unit in self.view.units[self.view.shown :]:
-            self._reveal(unit, state)
+        compat.on(
+            parts["_units"].change,
+            lambda told, shown: self._tabs(max(int(shown), stack.reach(told))),
+            [parts["_units"], state],
+            [state, parts["_tabs_style"], *self._tabs_of_units()],
+        )  # a unit without a tab that is switched on, as by pasted parameters, gets one
         self._wire_presets(inputs, outputs)
         for unit in self.view.units:
             self._wire_sent(unit)
@@ -80,9 +85,14 @@ class Whole:
             except Exception as error:  # noqa: BLE001  the panel goes on
                 log.exception("The panel could not change the stack")
                 new, said = old, events.as_html(f"The panel could not do it: {error}. The log says more.")
-            return [stack.rows(new), said, *self._tabs(new.shown), *self._updates(old, new)]
+            told = stack.told(new.units)
+            return [stack.rows(new), said, *self._tabs(new.shown), told, *self._updates(old, new)]
 
         return answer
+
+    def _tabs_of_units(self) -> list[Any]:
+        """The tabs that an answer can show and hide."""
+        return self.view.tabs if compat.CAN_HIDE_TABS else []
 
     def _tabs(self, shown: int) -> list[Any]:
         style, tabs = compat.tabs_shown(f"{self.view.prefix}_tabs", shown, len(self.view.tabs))
@@ -104,20 +114,6 @@ class Whole:
         if self.view.tab == "txt2img":  # the switch has no meaning there, and is not shown
             changes["independent"]["visible"] = False
         return changes
-
-    def _reveal(self, unit: UnitView, state: Any) -> None:
-        """A unit without a tab that is switched on, as by pasted parameters, gets one."""
-        tabs = self.view.tabs if compat.CAN_HIDE_TABS else []
-
-        def reveal(enabled: bool, shown: int) -> list[Any]:
-            return self._tabs(max(int(shown), unit.place + 1 if enabled else 0))
-
-        compat.on(
-            unit.fields["enabled"].change,
-            reveal,
-            [unit.fields["enabled"], state],
-            [state, self.view.parts["_tabs_style"], *tabs],
-        )
 
     def _wire_presets(self, inputs: list[Any], outputs: list[Any]) -> None:
         parts = self.view.parts

@@ -24,7 +24,39 @@ def wire(view: PanelView, stock: Stock) -> None:
         tools.wire(unit, stock)
     if compat.DRAWS_APART:
         drawing.wire(view)
+    _follow(view, stock)
     Whole(view, stock).wire()
+
+
+_LISTED = ("module", "model")
+
+
+def _follow(view: PanelView, stock: Stock) -> None:
+    """Have all lists follow the loaded checkpoint, and tell what does not fit it.
+
+    Hosts tell their extensions of a new checkpoint, and not their page: its script asks at every hint of one
+    (`javascript/checkpoint.js`). Nothing is sent to a page that shows what there is.
+    """
+    known = view.parts["offered"]
+    reaction = Reaction("model", "follow", events.listed, _LISTED)
+    outputs: list[Any] = []
+    for unit in view.units:
+        outputs += [*(unit.fields[name] for name in _LISTED), unit.parts["_mistake"]]
+
+    def follow(shown: str, *given: Any) -> list[Any]:
+        now = stock.sign()
+        if now == shown:
+            return [shown, *(compat.update({}) for _ in outputs)]
+        updates: list[Any] = []
+        for nth, unit in enumerate(view.units):
+            own = given[nth * len(PLAIN) : (nth + 1) * len(PLAIN)]
+            values = DEFAULTS | dict(zip(PLAIN, own, strict=True))
+            changes, said = answered(values, stock, reaction, unit.place)
+            updates += [*(compat.update(changes.get(name, {})) for name in _LISTED), events.as_html(said)]
+        return [now, *updates]
+
+    inputs = [unit.fields[name] for unit in view.units for name in PLAIN]
+    compat.on(view.parts["_follow"].click, follow, [known, *inputs], [known, *outputs])
 
 
 def _wire_unit(view: UnitView, stock: Stock) -> None:
@@ -34,7 +66,7 @@ def _wire_unit(view: UnitView, stock: Stock) -> None:
     for field, kind in _PLOTTED:
         for listener in compat.listeners(view.fields[field], kind):
             _plot(listener, view, stock)
-    refresh = Reaction("model", "click", events.refreshed, ("module", "model"))
+    refresh = Reaction("model", "click", events.refreshed, _LISTED)
     _react(view.parts["_controlnet_refresh_models"].click, view, stock, refresh)
     for mode, opened in view.sources.items():
         chosen = Reaction(
