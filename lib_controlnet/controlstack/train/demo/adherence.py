@@ -28,6 +28,8 @@ from controlstack.train.demo.painter import Painter
 from controlstack.train.demo.scenes import CLASSES, Scene, scene
 
 _FIGURE = CLASSES.index("figure")
+_LINES = ("#4477aa", "#cc6677", "#117733", "#999933", "#882255")
+"""Colours that all eyes tell apart, after Paul Tol."""
 _COLUMNS = ("own hint", "other hint", "no control", "ceiling", "true pictures")
 Score = Callable[[Sequence[Array], Sequence[Scene]], float]
 """How well pictures agree with as many scenes."""
@@ -183,13 +185,15 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
             draw.text((end + 6, top + 15 * place), f"{values[bar]:.2f}", "black")
     foot = picture.height - 30
     draw.line((left, foot, left + long, foot), "black")
-    for name, result in results.items():
+    draw.text((10, foot - high - 20), "scores over the weight", "black")
+    for place, (name, result) in enumerate(results.items()):
+        colour = _LINES[place % len(_LINES)]
         points = [(float(weight), value) for weight, value in result["weights"].items()]
-        spots = [(left + long * weight, foot - high * max(0.0, value)) for weight, value in points]
-        draw.line(spots, "#4477aa", 2)
-        draw.text((10, spots[-1][1]), f"{name} over weight 0 to 1", "black")
-        for (_, value), (x, y) in zip(points, spots, strict=True):
-            draw.text((x - 8, y - 14), f"{value:.2f}", "black")
+        draw.line([(left + long * w, foot - high * max(0.0, value)) for w, value in points], colour, 2)
+        numbers = "  ".join(f"{value:.2f}" for _, value in points)
+        draw.text((10, foot - high + 16 * place), f"{name}: {numbers}", colour)
+        for weight, _ in points:
+            draw.text((left + long * weight - 8, foot + 6), f"{weight:g}", "black")
     picture.save(file)
 
 
