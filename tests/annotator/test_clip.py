@@ -37,7 +37,7 @@ def network(projection: int) -> torch.nn.Module:
 
 
 def networks(name: str, folder: Path, made: torch.nn.Module) -> Networks:
-    return weights.placed(folder, find(name).files[0], dict(made.state_dict()))
+    return weights.published(folder, find(name).files[0], dict(made.state_dict()))
 
 
 def looked(name: str, picture: Array, with_: Networks, mask: Array | None = None) -> Embedding:
@@ -47,7 +47,15 @@ def looked(name: str, picture: Array, with_: Networks, mask: Array | None = None
 
 
 @pytest.mark.parametrize(
-    ("name", "projection"), [("ip-adapter_clip_h", 32), ("ip-adapter_clip_g", 48), ("clip_vision", 768)]
+    ("name", "projection"),
+    [
+        ("ip-adapter_clip_h", 32),
+        ("ip-adapter_clip_sdxl_plus_vith", 32),
+        ("ip-adapter_clip_g", 48),
+        ("revision_clipvision", 48),
+        ("revision_ignore_prompt", 48),
+        ("clip_vision", 768),
+    ],
 )
 def test_it_is_transformers_network(tmp_path: Path, astronaut: Array, name: str, projection: int) -> None:
     made = network(projection)

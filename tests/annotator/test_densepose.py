@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import weights
 from torch import Tensor, nn
 
-from controlstack.downloads import Store
 from controlstack.errors import ControlError
 from controlstack.image import Array
 from controlstack.networks import Networks
@@ -51,9 +51,7 @@ class Parts(nn.Module):
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
     folder = tmp_path_factory.mktemp("downloads")
-    (folder / ROOM.WEIGHTS.folder).mkdir()
-    torch.jit.script(Parts()).save(str(folder / ROOM.WEIGHTS.folder / ROOM.WEIGHTS.name))
-    return Networks(Store([folder], offline=True), "cpu")
+    return weights.offered(folder, ROOM.WEIGHTS, lambda path: torch.jit.script(Parts()).save(str(path)))
 
 
 def _colour(part: int, colours: int) -> list[int]:
@@ -111,9 +109,7 @@ def test_any_size(networks: Networks, h: int, w: int):
 
 
 def test_another_file_is_refused(tmp_path: Path):
-    (tmp_path / "densepose").mkdir()
-    (tmp_path / "densepose" / ROOM.WEIGHTS.name).write_bytes(b"no network at all")
-    networks = Networks(Store([tmp_path], offline=True), "cpu")
+    networks = weights.offered(tmp_path, ROOM.WEIGHTS, lambda path: path.write_bytes(b"no network at all"))
     with pytest.raises(ControlError, match="holds weights of another network"):
         Cache(networks=networks).run(
             find("densepose"), np.zeros((64, 64, 3), np.uint8), find("densepose").ask(64)

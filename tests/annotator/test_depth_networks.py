@@ -49,7 +49,7 @@ def _placed(folder: Path, name: str, network: nn.Module, wrap: Any = dict) -> Ne
     state = weights.like(network)
     nn.Module.load_state_dict(network, state)
     network.eval()
-    return weights.placed(folder, find(name).files[0], state, wrap)
+    return weights.published(folder, find(name).files[0], state, wrap)
 
 
 def test_midas(aux: Any, tmp_path: Path, picture: Array):
@@ -110,7 +110,7 @@ def _boosting_model(aux: Any, merger: nn.Module) -> Any:
 
 def test_leres_merges_as_its_authors_do(aux: Any, merger: nn.Module, tmp_path: Path, picture: Array):
     room = sys.modules[find("depth_leres++").run.__module__]
-    networks = weights.placed(tmp_path, room.MERGER, merger.state_dict())
+    networks = weights.published(tmp_path, room.MERGER, merger.state_dict())
     ours, theirs = room._Merging(networks.get(room.MERGER, room._merger)), _boosting_model(aux, merger)
     estimates = [cv2.resize(picture[..., i], (1024, 1024)).astype(np.float32) for i in (0, 2)]
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_leres_merges_as_its_authors_do(aux: Any, merger: nn.Module, tmp_path: P
 def test_leres_boosted(aux: Any, merger: nn.Module, tmp_path: Path, astronaut: Array):
     network = aux.leres.RelDepthModel(backbone="resnext101")
     _placed(tmp_path, "depth_leres", network, lambda state: {"depth_model": state})
-    networks = weights.placed(tmp_path, find("depth_leres++").files[1], merger.state_dict())
+    networks = weights.published(tmp_path, find("depth_leres++").files[1], merger.state_dict())
     picture = cv2.resize(astronaut, (192, 64), interpolation=cv2.INTER_AREA)
     detector = aux.LeresDetector(network, _boosting_model(aux, merger))
     theirs = detector(picture, 10, 20, True, 64, 64, output_type="np")
@@ -153,7 +153,7 @@ def test_zoe(aux: Any, tmp_path: Path, picture: Array):
     index = "core.core.pretrained.model.blocks.0.attn.relative_position_index"
     published = state | {index: torch.zeros(577, 577, dtype=torch.int64)}
     file = find("depth_zoe").files[0]
-    networks = weights.placed(tmp_path, file, {"model": published})
+    networks = weights.published(tmp_path, file, {"model": published})
     ours = networks.get(file, sys.modules[find("depth_zoe").run.__module__]._network)
     assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in state.items())
     for one in (network, ours):
@@ -166,7 +166,7 @@ def test_zoe(aux: Any, tmp_path: Path, picture: Array):
 def test_zoe_with_a_gap_is_refused(aux: Any, tmp_path: Path):
     """With timm 1.0 the network's own load_state_dict would take anything."""
     file = find("depth_zoe").files[0]
-    networks = weights.placed(tmp_path, file, {"model": {"conv2.bias": torch.zeros(256)}})
+    networks = weights.published(tmp_path, file, {"model": {"conv2.bias": torch.zeros(256)}})
     with pytest.raises(ControlError, match="weights of another network"):
         networks.get(file, sys.modules[find("depth_zoe").run.__module__]._network)
 
@@ -221,7 +221,7 @@ def _depth_anything() -> dict[str, Tensor]:
 def test_depth_anything(name: str, expected: list[list[int]], tmp_path: Path, picture: Array):
     """Every 16th pixel of what the authors' class, named above, makes of these weights; its four features are
     of every second block, or of the last four for version 1."""
-    networks = weights.placed(tmp_path, find(name).files[0], _depth_anything())
+    networks = weights.published(tmp_path, find(name).files[0], _depth_anything())
     ours = _run(name, picture, networks)
     assert np.abs(ours[4::16, 8::16].astype(int) - np.array(expected)[..., None]).max() <= 1
 
@@ -232,7 +232,7 @@ def test_depth_anything_v2_takes_the_large_network_where_it_lies(tmp_path: Path,
 
     preprocessor, state = find("depth_anything_v2"), _depth_anything()
     large = preprocessor.instead[0]
-    networks = weights.placed(tmp_path / "small", preprocessor.files[0], state)
+    networks = weights.published(tmp_path / "small", preprocessor.files[0], state)
     small = _run(preprocessor.name, picture, networks)
     path = tmp_path / "large" / large.folder / large.name
     path.parent.mkdir(parents=True)
@@ -246,7 +246,7 @@ def test_depth_pro(tmp_path: Path, picture: Array):
     """Layout: DepthProForDepthEstimation of transformers 4.57, DINOv2s of four layers, a field of view."""
     transformers = pytest.importorskip("transformers", "4.50")
     state = weights.like(weights.listed("depth_pro.txt"), 2)
-    networks = weights.placed(tmp_path, find("depth_pro").files[0], state)
+    networks = weights.published(tmp_path, find("depth_pro").files[0], state)
     ours = _run("depth_pro", picture, networks)
     room = sys.modules[find("depth_pro").run.__module__]
     network = networks.get(room.WEIGHTS, room._network)
@@ -268,7 +268,7 @@ def test_depth_anything_v3(tmp_path: Path, picture: Array):
     and 98; a two-hundredth of it is sky."""
     state = weights.like(weights.listed("depth_anything_v3.txt"), 5)
     ours = _run(
-        "depth_anything_v3", picture, weights.placed(tmp_path, find("depth_anything_v3").files[0], state)
+        "depth_anything_v3", picture, weights.published(tmp_path, find("depth_anything_v3").files[0], state)
     )
     expected = [
         [89, 105, 88, 78, 115, 61, 203, 84],
@@ -296,7 +296,7 @@ def dsine(tmp_path_factory: pytest.TempPathFactory, controlnet_aux: object) -> N
     """Layout: DSINE_v02 of baegwangbin/DSINE at ef0c2af with its published options, as {"model": ...}."""
     state = weights.like(weights.listed("dsine.txt"), 3)
     file = find("normal_dsine").files[0]
-    return weights.placed(tmp_path_factory.mktemp("dsine"), file, state, lambda state: {"model": state})
+    return weights.published(tmp_path_factory.mktemp("dsine"), file, state, lambda state: {"model": state})
 
 
 @pytest.mark.parametrize(

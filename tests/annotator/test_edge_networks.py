@@ -46,7 +46,7 @@ def hed(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, Networks]:
     network = aux.hed.ControlNetHED_Apache2().half().float()
     half = {name: tensor.half() for name, tensor in network.state_dict().items()}
     folder = tmp_path_factory.mktemp("hed")
-    return aux.HEDdetector(network.eval()), weights.placed(folder, find("hed").files[0], half)
+    return aux.HEDdetector(network.eval()), weights.published(folder, find("hed").files[0], half)
 
 
 def test_hed(hed: tuple[aux.HEDdetector, Networks], picture: Array):
@@ -65,7 +65,7 @@ def pidinet(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, Networks]
     network = aux.pidi.pidinet()
     state = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
     folder, file = tmp_path_factory.mktemp("pidinet"), find("pidinet").files[0]
-    networks = weights.placed(folder, file, state, lambda inner: {"epoch": 19, "state_dict": inner})
+    networks = weights.published(folder, file, state, lambda inner: {"epoch": 19, "state_dict": inner})
     return aux.PidiNetDetector(network.eval()), networks
 
 
@@ -90,7 +90,7 @@ def teed(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, Networks]:
     network = aux.teed.TED()
     folder = tmp_path_factory.mktemp("teed")
     for name in ("softedge_teed", "softedge_anyline"):
-        networks = weights.placed(folder, find(name).files[0], network.state_dict())
+        networks = weights.published(folder, find(name).files[0], network.state_dict())
     return aux.TEEDdetector(network.eval()), networks
 
 
@@ -159,7 +159,7 @@ def test_networks_are_loaded_once_and_let_go(hed: tuple[aux.HEDdetector, Network
 
 
 def test_another_networks_weights_are_refused(tmp_path: Path, picture: Array):
-    networks = weights.placed(tmp_path, find("hed").files[0], aux.teed.TED().state_dict())
+    networks = weights.published(tmp_path, find("hed").files[0], aux.teed.TED().state_dict())
     with pytest.raises(ControlError, match="weights of another network") as caught:
         _run("hed", picture, networks)
     assert "ControlNetHED.pth" in str(caught.value)

@@ -1,7 +1,7 @@
 """What holds for every preprocessor with a network, whoever wrote it: as for the others, at smaller sizes.
 
-The networks have random weights in the layout of the library's own class; the tests beside this one compare
-their maps with the library's.
+The networks have random weights in the layout of the library's own class, and get them as people do: see
+`weights.offered`. The tests beside this one compare their maps with the library's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import weights
 from torch import nn
 
 from controlstack import preprocess
-from controlstack.downloads import File, Store
+from controlstack.downloads import File
 from controlstack.image import Array
 from controlstack.networks import Networks
 from controlstack.packages import controlnet_aux
@@ -57,13 +57,13 @@ every = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Networks]:
-    """Where all of them find weights."""
+    """Where all of them get weights from: a hub, or the folder that a sentence named."""
     pytest.importorskip("einops")
     folder = tmp_path_factory.mktemp("downloads")
     files: dict[str, File] = {file.name: file for p in NEURAL for file in p.files}
     for name, file in files.items():
-        weights.placed(folder, file, weights.like(LAYOUT[name]()))
-    shelf = Networks(Store([folder], offline=True), "cpu")
+        weights.published(folder, file, weights.like(LAYOUT[name]()))
+    shelf = Networks(weights.Mirror(folder), "cpu")
     yield shelf
     shelf.unload()
 
@@ -108,10 +108,10 @@ def test_the_cache_lends_its_networks_and_locks_the_map(
     assert cache.run(preprocessor, picture, preprocessor.ask(64)) is result
 
 
-def test_every_one_is_tried_here_or_in_a_test_of_its_own():
-    """The large networks; encoders below identity/ make no map."""
-    drawing = {p.name for p in preprocess.everything() if p.files and ".identity." not in p.run.__module__}
-    elsewhere = drawing - {p.name for p in NEURAL}
-    assert {"depth", "normal_map", "depth_leres", "depth_leres++", "depth_zoe", "normal_bae"} <= elsewhere
-    tests = "".join(file.read_text("utf-8") for file in Path(__file__).parent.glob("test_*.py"))
-    assert not [name for name in elsewhere if f'"{name}"' not in tests]
+def test_every_one_is_compared_in_a_test_of_its_own():
+    """Its file there comes from a hub, its map is held against the network called directly."""
+    tests = [file.read_text("utf-8") for file in Path(__file__).parent.glob("test_*.py")]
+    comparing = "".join(text for text in tests if "weights.published(" in text or "weights.offered(" in text)
+    own = [p for p in preprocess.everything() if p.files]
+    assert len(own) > 50
+    assert not [p.name for p in own if not any(f'"{name}"' in comparing for name in (p.name, p.label))]

@@ -6,14 +6,18 @@ those whose networks come with a package are here too, and skipped where that is
 
 from __future__ import annotations
 
+from base64 import b64encode
 from importlib.util import find_spec
+from io import BytesIO
 from itertools import product
 
 import numpy as np
 import pytest
 from _pytest.mark import ParameterSet
+from numpy.typing import NDArray
+from PIL import Image
 
-from controlstack import preprocess
+from controlstack import image, preprocess
 from controlstack.geometry import padded
 from controlstack.image import Array
 from controlstack.preprocess import Preprocessor
@@ -79,6 +83,54 @@ def test_takes_any_size(preprocessor: Preprocessor, h: int, w: int):
     assert _is_map(result)
     if preprocessor.resolution:
         assert result.shape[:2] == (round(h * 200 / min(h, w)), round(w * 200 / min(h, w)))
+
+
+SENT = {
+    "grey": (1, np.uint8),
+    "grey and alpha": (2, np.uint8),
+    "alpha": (4, np.uint8),
+    "16 bits": (1, np.uint16),
+}
+
+
+@every
+@pytest.mark.parametrize("kind", SENT)
+def test_takes_what_people_send(preprocessor: Preprocessor, kind: str):
+    """It is read as a unit's picture is, and gives a map of the same size."""
+    channels, dtype = SENT[kind]
+    rows, columns = np.indices((40, 56))
+    sent = np.stack([rows * columns * 4**n for n in range(channels)], axis=2).squeeze().astype(dtype)
+    (read,) = image.inputs(_png(sent))
+    result = _run(preprocessor, read.rgb, resolution=64)
+    assert _is_map(result)
+    assert result.shape[:2] == _size(preprocessor, 40, 56)
+
+
+def _size(p: Preprocessor, h: int, w: int) -> tuple[int, int]:
+    """Of the map of a picture, asked for in 64 px; shuffle's has 512 always."""
+    short = 512 if p.name == "shuffle" else 64 if p.resolution else min(h, w)
+    return round(h * short / min(h, w)), round(w * short / min(h, w))
+
+
+def _png(array: NDArray[np.generic]) -> str:
+    file = BytesIO()
+    Image.fromarray(array).save(file, format="PNG")
+    return b64encode(file.getvalue()).decode()
+
+
+@pytest.fixture(scope="module")
+def large() -> Array:
+    """A picture of 8k, 7680x4320 px."""
+    return np.tile(_noise(432, 512), (10, 15, 1))
+
+
+@every
+def test_takes_a_picture_of_8k(preprocessor: Preprocessor, large: Array):
+    """Those that work on the picture as it is get a strip of it, for the time it takes."""
+    picture = large[:16] if _size(preprocessor, *large.shape[:2]) == large.shape[:2] else large
+    result = _run(preprocessor, picture, resolution=64)
+    assert _is_map(result)
+    assert result.shape[:2] == _size(preprocessor, *picture.shape[:2])
 
 
 @every

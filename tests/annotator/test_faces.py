@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 from controlstack import face_analysis, onnx, packages, preprocess
 from controlstack.annotator.identity import instant_id
-from controlstack.downloads import File, Store
+from controlstack.downloads import Store
 from controlstack.embeddings import FACE, GREY_PATCHES, PATCHES, POOLED, RAW_FACE
 from controlstack.errors import ControlError
 from controlstack.face_analysis import ANTELOPE, BUFFALO, STRIDES, Numbers, Pack
@@ -34,10 +34,6 @@ POINTS = np.array([[-1, -1.5], [1, -1.2], [0.2, 0], [-0.8, 1.5], [0.9, 1.6]], np
 """From there to the eyes, the nose and the corners of the mouth."""
 SEEN = rng.standard_normal((512, 3 * 7 * 7)).astype(np.float32) / 12
 """What the tiny recogniser makes of means of 16 px."""
-
-
-def place(folder: Path, file: File) -> Path:
-    return folder / file.folder / file.name
 
 
 def detector(path: Path) -> None:
@@ -86,9 +82,9 @@ def recogniser(path: Path) -> None:
 def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
     folder = tmp_path_factory.mktemp("models")
     for pack in (BUFFALO, ANTELOPE):
-        detector(place(folder, pack.detector))
-        recogniser(place(folder, pack.recogniser))
-    return Networks(Store([folder], offline=True), "cpu")
+        weights.offered(folder, pack.detector, detector)
+        weights.offered(folder, pack.recogniser, recogniser)
+    return Networks(weights.Mirror(folder), "cpu")
 
 
 def photograph(*spots: tuple[int, int], height: int = 320, width: int = 640) -> Array:
@@ -113,11 +109,9 @@ def test_either_library_runs_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_file_that_is_no_network_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    path = place(tmp_path, BUFFALO.detector)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"<html>")
+    networks = weights.offered(tmp_path, BUFFALO.detector, lambda path: path.write_bytes(b"<html>"))
     with pytest.raises(ControlError, match=r"det_10g\.onnx"):
-        face_analysis.largest(photograph(), BUFFALO, Networks(Store([tmp_path]), "cpu"))
+        face_analysis.largest(photograph(), BUFFALO, networks)
 
 
 def test_a_face_lies_where_the_detector_says(networks: Networks) -> None:
@@ -186,7 +180,7 @@ def test_face_id_plus_shows_clip_the_upright_face(networks: Networks) -> None:
     config = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=16)
     config |= dict(image_size=28, patch_size=14, projection_dim=8, hidden_act="gelu")
     network = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**config))
-    weights.placed(networks.store.folders[0], clip.files[0], dict(network.state_dict()))
+    weights.published(networks.store.folders[0], clip.files[0], dict(network.state_dict()))
     assert room.embed is not None
     assert clip.embed is not None
     picture = photograph((200, 80))

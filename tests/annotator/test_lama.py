@@ -64,7 +64,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
     """As PyTorch Lightning nests a checkpoint."""
     state = {f"generator.{name}": t for name, t in small().items()}
     folder = tmp_path_factory.mktemp("downloads")
-    return weights.placed(folder, LAMA.files[0], state, lambda held: {"state_dict": held})
+    return weights.published(folder, LAMA.files[0], state, lambda held: {"state_dict": held})
 
 
 def test_what_is_masked_is_filled_at_256_px(networks: Networks, chelsea: Array) -> None:

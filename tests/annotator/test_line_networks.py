@@ -35,7 +35,7 @@ def test_lineart(tmp_path: Path, picture: Array):
     for name in ("lineart", "lineart_coarse"):
         network = aux.lineart.Generator(3, 1, 3)
         networks.append(network.eval())
-        shelf = weights.placed(tmp_path, find(name).files[0], network.state_dict())
+        shelf = weights.published(tmp_path, find(name).files[0], network.state_dict())
     detector = aux.LineartDetector(*networks)
     fine, coarse = (detector(picture, coarse, 64, 64, output_type="np") for coarse in (False, True))
     assert np.array_equal(_run("lineart", picture, shelf), fine)
@@ -53,7 +53,7 @@ def test_lineart_anime(tmp_path: Path, picture: Array):
     state = weights.like(network, 2)
     network.load_state_dict(state)
     published = {f"module.{name}": tensor for name, tensor in state.items()}
-    shelf = weights.placed(tmp_path, find("lineart_anime").files[0], published)
+    shelf = weights.published(tmp_path, find("lineart_anime").files[0], published)
     theirs = aux.LineartAnimeDetector(network.eval())(picture, 64, 64, output_type="np")
     ours = _run("lineart_anime", picture, shelf)
     assert np.array_equal(ours, theirs)
@@ -66,7 +66,7 @@ def manga_lines(tmp_path: Path) -> Networks:
     state = weights.like(weights.listed("manga_line.txt"), 4)
     state["conv15.model.2.weight"] = state["conv15.model.2.weight"] / 200  # so that the drawing is in 0..255
     state["conv15.model.2.bias"] = torch.tensor([260.0])
-    return weights.placed(tmp_path, find("lineart_anime_denoise").files[0], state)
+    return weights.published(tmp_path, find("lineart_anime_denoise").files[0], state)
 
 
 def test_lineart_anime_denoise(manga_lines: Networks, picture: Array):
@@ -92,7 +92,7 @@ def test_mlsd(a: float, b: float, tmp_path: Path, picture: Array):
     state = weights.like(network, 3)
     state["block23.conv3.weight"] = 100 * state["block23.conv3.weight"]  # likelihoods from 0 to 1
     network.load_state_dict(state)
-    shelf = weights.placed(tmp_path, find("mlsd").files[0], state)
+    shelf = weights.published(tmp_path, find("mlsd").files[0], state)
     theirs = aux.MLSDdetector(network.eval())(picture, a, b, 64, 64, output_type="np")
     ours = _run("mlsd", picture, shelf, a=a, b=b)
     assert np.array_equal(ours, theirs)

@@ -53,9 +53,9 @@ def _without_stage(network: nn.Module) -> dict[str, Tensor]:
 def networks(aux: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Networks:
     """All three files; that of faces has the names of controlnet_aux's `FaceNet`."""
     folder = tmp_path_factory.mktemp("openpose")
-    weights.placed(folder, ROOM.BODY, _without_stage(aux("model").bodypose_model()))
-    weights.placed(folder, ROOM.HAND, _without_stage(aux("model").handpose_model()))
-    return weights.placed(folder, ROOM.FACE, weights.like(aux("face").FaceNet()))
+    weights.published(folder, ROOM.BODY, _without_stage(aux("model").bodypose_model()))
+    weights.published(folder, ROOM.HAND, _without_stage(aux("model").handpose_model()))
+    return weights.published(folder, ROOM.FACE, weights.like(aux("face").FaceNet()))
 
 
 class Skeletons(nn.Module):

@@ -10,17 +10,18 @@ from __future__ import annotations
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import weights
 from numpy.typing import NDArray
 from small_onnx import make
 
 from controlstack import onnx, packages, pose
-from controlstack.downloads import File, Store
 from controlstack.errors import ControlError
 from controlstack.image import Array
 from controlstack.networks import Networks
@@ -34,13 +35,8 @@ FILES = {"yolox": ROOM.YOLOX, "wholebody": ROOM.DWPOSE, "ap10k": ROOM.AP10K}
 def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
     folder = tmp_path_factory.mktemp("downloads")
     for name, file in FILES.items():
-        _place(make.HERE / f"{name}.onnx", folder, file)
-    return Networks(Store([folder], offline=True), "cpu")
-
-
-def _place(source: Path, folder: Path, file: File) -> None:
-    (folder / file.folder).mkdir(exist_ok=True)
-    shutil.copy(source, folder / file.folder / file.name)
+        weights.offered(folder, file, partial(shutil.copy, make.HERE / f"{name}.onnx"))
+    return Networks(weights.Mirror(folder), "cpu")
 
 
 def _detector(seen: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -194,10 +190,8 @@ def test_any_size(networks: Networks, chelsea: Array, name: str, h: int, w: int)
 
 
 def test_another_networks_file_is_refused(tmp_path: Path, scene: Array):
-    (tmp_path / "no.onnx").write_bytes(b"no network at all")
     for file in FILES.values():
-        _place(tmp_path / "no.onnx", tmp_path, file)
-    networks = Networks(Store([tmp_path], offline=True), "cpu")
+        networks = weights.offered(tmp_path, file, lambda path: path.write_bytes(b"no network at all"))
     with pytest.raises(ControlError, match=r"yolox_l\.onnx holds weights of another network"):
         Cache(networks=networks).run(find("dw_openpose_full"), scene, find("dw_openpose_full").ask(64))
 

@@ -76,7 +76,7 @@ def test_oneformer(tmp_path: Path, picture: Array):
             )
             state[key] = gain * torch.randn(tensor.shape, generator=random) / tensor.shape[1] ** 0.5
     file, room = find("oneformer_ade20k").files[0], _room("oneformer_ade20k")
-    networks = weights.placed(tmp_path, file, state)
+    networks = weights.published(tmp_path, file, state)
     ask = replace(find("oneformer_ade20k").ask(64), networks=networks)
     ours = room._classes(picture, ask, file, 128, 512)
 
@@ -120,7 +120,7 @@ def test_upernet(tmp_path: Path, picture: Array):
     """Layout: UperNetForSemanticSegmentation of transformers 4.57 with ConvNeXt of widths 8 to 32."""
     pytest.importorskip("transformers")
     name = "segmentation"
-    networks = weights.placed(tmp_path, find(name).files[0], weights.like(weights.listed("upernet.txt")))
+    networks = weights.published(tmp_path, find(name).files[0], weights.like(weights.listed("upernet.txt")))
     ours = _run(name, picture, networks)
     network = networks.get(find(name).files[0], _room(name)._network)
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_upernet(tmp_path: Path, picture: Array):
 def test_a_gap_in_the_weights_is_refused(tmp_path: Path, picture: Array):
     state = weights.like(weights.listed("upernet.txt"))
     del state["decode_head.fpn_bottleneck.conv.weight"]
-    networks = weights.placed(tmp_path, find("segmentation").files[0], state)
+    networks = weights.published(tmp_path, find("segmentation").files[0], state)
     with pytest.raises(ControlError, match=r"another network.*decode_head\.fpn_bottleneck\.conv\.weight"):
         _run("segmentation", picture, networks)
 
@@ -142,7 +142,7 @@ def test_anime_face(tmp_path: Path, astronaut: Array):
     """Every 64th pixel of what sd-webui-controlnet's class makes of these weights in this photograph."""
     pytest.importorskip("torchvision")
     state = weights.like(weights.listed("anime_face.txt"), 3)
-    networks = weights.placed(tmp_path, find("anime_face_segment").files[0], state)
+    networks = weights.published(tmp_path, find("anime_face_segment").files[0], state)
     ours = _run("seg_anime_face", astronaut, networks)
     expected = [
         "16666666",
@@ -187,7 +187,7 @@ def test_mobile_sam(
         if "hypernetworks_mlps" in name and "layers.2" in name:
             state[name] = tensor * 3  # random logits are so near 0 that none would be steady
     network.load_state_dict(state)
-    networks = weights.placed(tmp_path, find("mobile_sam").files[0], state)
+    networks = weights.published(tmp_path, find("mobile_sam").files[0], state)
     monkeypatch.setattr(generator, "batched_nms", _best_of_each)
     room = _room("mobile_sam")
     for name, value in dict(POINTS=2, AT_ONCE=3, FITS=-1e9, STEADY=0.6, MOST_SHARED=1.0).items():
@@ -217,7 +217,7 @@ def test_sam2(tmp_path: Path, picture: Array, monkeypatch: pytest.MonkeyPatch):
     network = transformers.Sam2Model(transformers.Sam2Config()).eval()
     state = weights.like(network)
     network.load_state_dict(state)
-    networks = weights.placed(tmp_path, find("sam2").files[0], state)
+    networks = weights.published(tmp_path, find("sam2").files[0], state)
     room = _room("sam2")
     for name, value in dict(POINTS=2, AT_ONCE=3, FITS=-1e9, STEADY=0.0, MOST_SHARED=2.0).items():
         monkeypatch.setattr(room, name, value)

@@ -37,10 +37,10 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
         hidden_size=128, num_hidden_layers=2, num_attention_heads=2, out_indices=[2]
     )
     config = transformers.VitPoseConfig(backbone_config=backbone, num_labels=17)
-    weights.placed(folder, ROOM.VITPOSE, weights.like(transformers.VitPoseForPoseEstimation(config)))
+    weights.published(folder, ROOM.VITPOSE, weights.like(transformers.VitPoseForPoseEstimation(config)))
     state = weights.like(weights.listed("rtdetr.txt"), seed=1)
     state["model.decoder.class_embed.5.bias"][0] -= 2.692  # so that few of the 300 queries are people
-    return weights.placed(folder, ROOM.DETECTOR, state)
+    return weights.published(folder, ROOM.DETECTOR, state)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def test_every_weight_of_the_detector_is_loaded(networks: Networks, tmp_path: Pa
         name.replace("model.decoder.", prefix) if "_embed." in name else name: tensor
         for name, tensor in stored.items()
     }
-    found = weights.placed(tmp_path, ROOM.DETECTOR, renamed).get(ROOM.DETECTOR, ROOM._detector)
+    found = weights.published(tmp_path, ROOM.DETECTOR, renamed).get(ROOM.DETECTOR, ROOM._detector)
     loaded = {tensor.data_ptr(): tensor for tensor in found.state_dict().values()}
     fingerprints = [
         sorted((*tensor.shape, float(tensor.double().sum())) for tensor in tensors if tensor.dim())
@@ -149,6 +149,6 @@ def test_what_is_drawn(networks: Networks, chelsea: Array):
 def test_another_networks_weights_are_refused(networks: Networks, tmp_path: Path):
     state = weights.like(weights.listed("rtdetr.txt"))
     state["model.unknown.weight"] = state.pop("model.denoising_class_embed.weight")
-    other = weights.placed(tmp_path, ROOM.DETECTOR, state)
+    other = weights.published(tmp_path, ROOM.DETECTOR, state)
     with pytest.raises(ControlError, match="weights of another network"):
         other.get(ROOM.DETECTOR, ROOM._detector)

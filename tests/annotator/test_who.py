@@ -20,7 +20,6 @@ from torch.nn.functional import normalize
 
 from controlstack import preprocess
 from controlstack.annotator.identity import pulid
-from controlstack.downloads import Store
 from controlstack.embeddings import EVA, EVA_LAYERS, RAW_FACE
 from controlstack.face_analysis import ANTELOPE, largest
 from controlstack.image import Array
@@ -75,10 +74,10 @@ def eva_clip() -> dict[str, Tensor]:
 def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
     pytest.importorskip("timm", exc_type=ImportError)
     folder = tmp_path_factory.mktemp("models")
-    test_faces.detector(test_faces.place(folder, ANTELOPE.detector))
-    test_faces.recogniser(test_faces.place(folder, ANTELOPE.recogniser))
-    weights.placed(folder, pulid.SEEN, eva_clip())
-    return Networks(Store([folder], offline=True), "cpu", bound=6)
+    weights.offered(folder, ANTELOPE.detector, test_faces.detector)
+    weights.offered(folder, ANTELOPE.recogniser, test_faces.recogniser)
+    weights.published(folder, pulid.SEEN, eva_clip())
+    return Networks(weights.Mirror(folder), "cpu", bound=6)
 
 
 def test_eva_clip_is_the_authors(networks: Networks) -> None:
@@ -119,7 +118,7 @@ def bisenet(networks: Networks) -> torch.nn.Module:
     if find_spec("facexlib") is None:
         pytest.skip("facexlib is not installed")
     made = alone("facexlib", "parsing.bisenet").BiSeNet(num_class=19)
-    weights.placed(networks.store.folders[0], pulid.PARTS, weights.like(made, seed=3))
+    weights.published(networks.store.folders[0], pulid.PARTS, weights.like(made, seed=3))
     made.load_state_dict(weights.like(made, seed=3))
     return made.eval()
 

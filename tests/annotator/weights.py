@@ -1,13 +1,17 @@
-"""Seeded random weights in the layout of a published file, and where people would put them."""
+"""Seeded random weights in the layout of a published file, and a hub on this computer that has them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import ceil, log2
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from hub import Hub, serving
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -56,20 +60,65 @@ def _values(name: str, tensor: Tensor, noise: Tensor, by_scale: dict[int, Tensor
     return scaled.as_strided(tensor.shape, strides)
 
 
-def placed(
+class Mirror(Store):
+    """Weights as people get them: a folder that is empty at first, and a hub that has what `offered` gave it.
+
+    Size and sum in the table are those of the published weights; random ones are held against what the hub
+    states of them, as weights are whose sum nobody published.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__([folder])
+
+    def get(self, file: File) -> Path:
+        if found := self.find(file):
+            return found
+        key, path = _on_hub(self.folders[0], file)
+        files = {key: path.read_bytes()} if path.is_file() else {}
+        online = {"HF_HUB_OFFLINE": "0"}
+        with serving(Hub(files)) as hub, mock.patch.dict(os.environ, online, HF_ENDPOINT=hub.endpoint):
+            got = super().get(replace(file, size=None, sha256=None))
+        assert hub.bodies() == [None], "downloaded once, whole"
+        assert got == self.place(file)
+        return got
+
+
+def _on_hub(folder: Path, file: File) -> tuple[str, Path]:
+    """What the hub calls a file, and where that lies."""
+    key = f"{'spaces/' if file.space else ''}{file.repository}/resolve/{file.revision}/{file.path}"
+    return key, folder / "hub" / key
+
+
+def offered(folder: Path, file: File, write: Callable[[Path], object]) -> Networks:
+    """Networks that get this file, which `write` makes, as people do.
+
+    It is downloaded when a preprocessor asks for it. What its licence leaves to its user is put where the
+    sentence about it says.
+    """
+    store = Mirror(folder)
+    store.place(file).unlink(missing_ok=True)
+    path = _on_hub(folder, file)[1]
+    if file.placed_by_user:
+        said, path = str(store.fault(file)), store.place(file)
+        assert file.licence in said
+        assert str(path.parent) in said
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path)
+    return Networks(store, "cpu")
+
+
+def published(
     folder: Path, file: File, state: Mapping[str, Any], wrap: Callable[[object], object] = dict
 ) -> Networks:
-    """Networks that find these weights in the incumbent's subfolder, and can download nothing.
+    """`offered` for a set of tensors. wrap: how the published file nests them"""
 
-    wrap: how the published file nests its tensors
-    """
-    path = folder / file.folder / file.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".safetensors":
-        save_file(
-            {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()},
-            path,
-        )
-    else:
-        torch.save(wrap(state), path)
-    return Networks(Store([folder], offline=True), "cpu")
+    def write(path: Path) -> None:
+        if path.suffix == ".safetensors":
+            solid = {
+                name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()
+            }
+            save_file(solid, path)
+        else:
+            torch.save(wrap(state), path)
+
+    return offered(folder, file, write)
