@@ -18,9 +18,9 @@ def noise(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def projector(kind: str, context: int) -> dict[str, Tensor]:
+def projector(kind: str, context: int, face: int = WIDTH, patches: int = WIDTH) -> dict[str, Tensor]:
     """Tensors as tencent-ailab/IP-Adapter names them: ImageProjModel, Resampler, MLPProjModel, and for faces
-    another MLPProjModel or ProjPlusModel."""
+    another MLPProjModel or ProjPlusModel, which read so many channels of a face and of CLIP's patches."""
     if kind == "standard":
         shapes = {"proj.weight": (TOKENS * context, WIDTH), "proj.bias": (TOKENS * context,)}
         shapes |= {"norm.weight": (context,), "norm.bias": (context,)}
@@ -30,11 +30,12 @@ def projector(kind: str, context: int) -> dict[str, Tensor]:
         shapes |= {"proj.3.weight": (context,), "proj.3.bias": (context,)}
     elif kind in FACES:
         tokens = 16 if kind == "face_id_portrait" else TOKENS
-        shapes = {"proj.0.weight": (2 * WIDTH, WIDTH), "proj.0.bias": (2 * WIDTH,)}
-        shapes |= {"proj.2.weight": (tokens * context, 2 * WIDTH), "proj.2.bias": (tokens * context,)}
+        shapes = {"proj.0.weight": (2 * face, face), "proj.0.bias": (2 * face,)}
+        shapes |= {"proj.2.weight": (tokens * context, 2 * face), "proj.2.bias": (tokens * context,)}
         shapes |= {"norm.weight": (context,), "norm.bias": (context,)}
         if "plus" in kind:
-            shapes |= {f"perceiver_resampler.{n}": s for n, s in resampler(context, context).items()}
+            within = resampler(context, context, patches)
+            shapes |= {f"perceiver_resampler.{name}": shape for name, shape in within.items()}
     else:
         reads = 512 if kind == "instant_id" else WIDTH
         shapes = {"latents": (1, 16, 128)} | resampler(128, context, reads)
@@ -55,8 +56,9 @@ def resampler(dim: int, context: int, reads: int = WIDTH) -> dict[str, tuple[int
     return shapes
 
 
-def adapter(unet: nn.Module, kind: str) -> dict[str, dict[str, Tensor]]:
-    """A file's two parts for a UNet; its layers have the numbers of diffusers' attention processors."""
+def adapter(unet: nn.Module, kind: str, seed: int = 0, **reads: int) -> dict[str, dict[str, Tensor]]:
+    """A file's two parts for a UNet; its layers have the numbers of diffusers' attention processors. Files of
+    other seeds have other keys and values. reads: as in `projector`"""
     parts: dict[str, Tensor] = {}
     processors: dict[str, Any] = unet.attn_processors  # type: ignore[assignment]
     for number, name in enumerate(processors):
@@ -64,14 +66,17 @@ def adapter(unet: nn.Module, kind: str) -> dict[str, dict[str, Tensor]]:
             layer = unet.get_submodule(name.removesuffix(".processor"))
             for n, role in enumerate(("to_k_ip", "to_v_ip")):
                 shape = layer.to_k.weight.shape  # type: ignore[union-attr]
-                parts[f"{number}.{role}.weight"] = 0.5 * noise(*shape, seed=2 * number + n)
+                parts[f"{number}.{role}.weight"] = 0.5 * noise(*shape, seed=1000 * seed + 2 * number + n)
             if kind in FACES and "portrait" not in kind:
                 parts[f"{number}.to_q_lora.down.weight"] = noise(2, shape[0], seed=0)
                 parts[f"{number}.to_q_lora.up.weight"] = noise(shape[0], 2, seed=0)
     context: int = unet.config.cross_attention_dim  # type: ignore[assignment,union-attr]
-    return {"image_proj": projector(kind, context), "ip_adapter": parts}
+    return {"image_proj": projector(kind, context, **reads), "ip_adapter": parts}
+
+
+def flat(file: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{part}.{name}": tensor for part, tensors in file.items() for name, tensor in tensors.items()}
 
 
 def saved(path: Path, file: dict[str, dict[str, Tensor]]) -> Path:
-    flat = {f"{part}.{name}": tensor for part, tensors in file.items() for name, tensor in tensors.items()}
-    return nets.save(path, flat)
+    return nets.save(path, flat(file))

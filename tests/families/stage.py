@@ -22,6 +22,7 @@ from controlstack.catalog import Catalog
 from controlstack.evaluation import Evaluation
 from controlstack.hosts import unet_diffusers
 from controlstack.joints import Call, Row, RowKind, Shadow
+from controlstack.networks import Networks
 from controlstack.session import Session
 from controlstack.sources import Job
 from controlstack.unit import parse
@@ -40,7 +41,12 @@ TINY = {
 """The families' tiny nets: each module gives FAMILY, tensors(layout, seed) if it has files and, if units need
 more, UNIT and a PREPROCESSOR of its own; LAYOUTS where there are fewer (none beside a diffusers that cannot
 make them), and beside(layout), more files by their names."""
-KINDS = [(kind, layout) for kind, tiny in TINY.items() for layout in getattr(tiny, "LAYOUTS", LAYOUTS)]
+SETS: dict[str, Any] = TINY | {
+    name: variant for tiny in TINY.values() for name, variant in getattr(tiny, "VARIANTS", {}).items()
+}
+"""These, and variants of their files: the same by other names, and where it is needed how a file's name ends
+(ENDING), and a FELLOW: a unit that stands behind the others."""
+KINDS = [(kind, layout) for kind, tiny in SETS.items() for layout in getattr(tiny, "LAYOUTS", LAYOUTS)]
 
 
 class Live(unet_diffusers.LiveUNet):
@@ -53,23 +59,27 @@ class Live(unet_diffusers.LiveUNet):
 
 
 class Stage:
-    """A UNet, and two files of a family, net0 and net1."""
+    """A UNet, and two files of a family or variant, net0 and net1."""
 
-    def __init__(self, folder: Path, layout: str, family: str) -> None:
-        self.layout, self.tiny = layout, TINY[family]
+    def __init__(self, folder: Path, layout: str, kind: str) -> None:
+        self.layout, self.tiny = layout, SETS[kind]
+        self.ending: str = getattr(self.tiny, "ENDING", "")
+        fellow = getattr(self.tiny, "FELLOW", None)
+        self.fellows: tuple[dict[str, Any], ...] = (fellow,) if fellow else ()
         self.unet = unet(layout)
         self.files = hasattr(self.tiny, "tensors")
         for seed in range(2 if self.files else 0):
-            nets.save(folder / f"net{seed}.safetensors", self.tiny.tensors(layout, seed))
+            nets.save(folder / f"net{seed}{self.ending}.safetensors", self.tiny.tensors(layout, seed))
         for name, tensors in getattr(self.tiny, "beside", lambda _: {})(layout).items():
             nets.save(folder / name, tensors)
         self.catalog, self.models = Catalog([folder]), Loaded(3)
+        self.networks: Networks | None = None
         self.calls = self.seed = 0
 
     def unit(self, seed: int = 0, **fields: Any) -> dict[str, Any]:
         extra = getattr(self.tiny, "UNIT", {})
         unit = {"model": "net0", "module": "none", "image": picture(seed), **extra, **fields}
-        return unit if self.files else {**unit, "model": "None"}
+        return {**unit, "model": unit["model"] + self.ending if self.files else "None"}
 
     def begin(self, *units: dict[str, Any], hires: bool = False) -> Session:
         base = unet_diffusers.base_of(self.unet)
@@ -77,8 +87,11 @@ class Stage:
         with pytest.MonkeyPatch.context() as shelf:
             if own := getattr(self.tiny, "PREPROCESSOR", None):
                 shelf.setitem(preprocess._shelf, own.name, own)
-            plans = [plan.resolve(i, parse(unit), job, self.catalog) for i, unit in enumerate(units)]
-        session = Session(self.models, preprocess.Cache(), plans)
+            plans = [
+                plan.resolve(i, parse(unit), job, self.catalog)
+                for i, unit in enumerate((*units, *self.fellows))
+            ]
+        session = Session(self.models, preprocess.Cache(networks=self.networks), plans)
         session.prepare()
         session.begin(SIZE, SIZE, Live(self.unet, DDIMScheduler()), hires=hires)
         return session

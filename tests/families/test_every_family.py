@@ -105,7 +105,7 @@ def test_rows_together_split_and_reordered_give_the_same(stage: Stage) -> None:
 
 def test_two_units_of_one_file_share_it_and_see_their_own_pictures(stage: Stage) -> None:
     session = stage.begin(stage.unit(0), stage.unit(1))
-    assert len({id(network) for network in session._networks}) == stage.files
+    assert len({id(network) for network in session._networks}) == stage.files + len(stage.fellows)
     one, other = stage.output(stage.unit(0)), stage.output(stage.unit(1))
     assert visible(one - other, other)
     assert visible(stage.evaluate(session) - one, one)

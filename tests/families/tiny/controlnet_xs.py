@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import nets
@@ -56,6 +57,10 @@ def tensors(layout: str, seed: int) -> dict[str, Tensor]:
     return dict(adapter(layout, seed).state_dict())
 
 
+def authors_tensors(layout: str, seed: int) -> dict[str, Tensor]:
+    return in_authors(adapter(layout, seed, learns=True).state_dict())
+
+
 def in_authors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors under the names of vislearn/ControlNet-XS."""
     last = max(int(name.split(".")[1]) for name in tensors if name.startswith("up_connections."))
@@ -85,3 +90,6 @@ def in_authors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in nets.in_ldm(encoder).items():
         named[name if name.startswith("input_hint_block.") else f"control_model.{name}"] = tensor
     return named
+
+
+VARIANTS = {"ControlNet-XS of its authors": SimpleNamespace(LAYOUTS=("sd2",), tensors=authors_tensors)}

@@ -28,14 +28,14 @@ PREPROCESSOR = Preprocessor("tiny face", lambda image, ask: image, "tiny face", 
 UNIT = {"module": "tiny face"}
 
 
-def tensors(layout: str, seed: int) -> dict[str, Tensor]:
+def tensors(layout: str, seed: int, face: int = FACE, wide: int = WIDE) -> dict[str, Tensor]:
     """Named and numbered as the authors save them on diffusers' UNet."""
     torch.manual_seed(seed)
     unet = stage.unet(layout)
     context = unet.config.cross_attention_dim
-    made = mapping("body", FACE, 5 * context)
+    made = mapping("body", face, 5 * context)
     for n in range(5):
-        made |= mapping(f"mapping_{n}", WIDE, context) | mapping(f"mapping_patch_{n}", WIDE, context)
+        made |= mapping(f"mapping_{n}", wide, context) | mapping(f"mapping_patch_{n}", wide, context)
     made = {f"id_adapter.{name}": tensor for name, tensor in made.items()}
     for number, name in enumerate(unet.attn_processors):
         if "attn2" in name:
