@@ -1,7 +1,7 @@
 /**
  * Gradio's picture editor (from 4 on) paints its canvas sixty times a second, also while nobody can see it. Where WebGL
- * runs on the processor, those frames pile up until a reload of the page waits minutes for them. So a canvas that is
- * not on the screen is not painted. What goes into textures is: that is how the editor reads its pictures back.
+ * runs on the processor, those frames keep it busy and pile up. So a canvas that is not on the screen is not painted.
+ * What goes into textures is: that is how the editor reads its pictures back.
  */
 (function (controlstack) {
     "use strict";
