@@ -23,7 +23,7 @@ QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"),
     *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-PATIENCE = 90
+PATIENCE = 300
 """Seconds that anything may take on a busy machine."""
 
 ENTRY = "ul[role=listbox] [role=option], ul.options li.item"
@@ -56,6 +56,7 @@ def browser(profile: Path, size: tuple[int, int] = (1400, 1600), *, dark: bool =
     for argument in (*QUIET, *scheme, f"--user-data-dir={profile}", "--window-size={},{}".format(*size)):
         options.add_argument(argument)
     running = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    running.command_executor.client_config.timeout = PATIENCE
     try:
         yield running
     finally:

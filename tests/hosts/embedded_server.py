@@ -119,7 +119,7 @@ def running(data: Path, *options: str, page: bool = False, login: str = "") -> I
             process.wait(30)
 
 
-def wait_for(client: Client, process: subprocess.Popen[bytes], seconds: float = 180) -> None:
+def wait_for(client: Client, process: subprocess.Popen[bytes], seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:
