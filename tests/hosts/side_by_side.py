@@ -54,18 +54,33 @@ def ready(model: str = "net1", picture: NDArray[np.uint8] = DEPTH, **fields: Any
 
 
 CANNY, TILE = unit(), unit(module="tile_resample", threshold_a=1, threshold_b=0)
+KINDS = {
+    "canny": CANNY,
+    "depth": ready(),
+    "soft edge": ready("net2"),
+    "tile": TILE,
+    "ip2p": ready("net1", PHOTO),
+    "shuffle": ready("net0_shuffle", PHOTO),
+}
+"""Neural kinds with ready maps."""
+GLOBAL = unit(module="inpaint_global_harmonious", image=None)
 CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "no unit": ([], {}),
-    "canny": ([CANNY], {}),
-    "depth, ready map": ([ready()], {}),
-    "soft edge, ready map": ([ready("net2")], {}),
-    "tile": ([TILE], {}),
-    "ip2p, ready picture": ([ready("net1", PHOTO)], {}),
-    "shuffle, ready picture": ([ready("net0_shuffle", PHOTO)], {}),
-    "inpaint_global_harmonious": ([unit(module="inpaint_global_harmonious", image=None)], INPAINT),
-    **{f"canny, {mode}": ([unit(control_mode=mode)], {}) for mode in MODES},
-    **{f"depth, {mode}": ([ready(control_mode=mode)], {}) for mode in MODES},
-    **{f"shuffle, {mode}": ([ready("net0_shuffle", PHOTO, control_mode=mode)], {}) for mode in MODES},
+    **{
+        f"{kind}, {mode}": ([one | {"control_mode": mode}], {})
+        for kind, one in KINDS.items()
+        for mode in MODES
+    },
+    "inpaint_global_harmonious, own picture and mask": (
+        [GLOBAL | {"image": png(PHOTO), "mask": png(HOLE)}],
+        {},
+    ),
+    **{
+        f"img2img, inpaint_global_harmonious, {mode}": ([GLOBAL | {"control_mode": mode}], INPAINT)
+        for mode in MODES
+    },
+    **{f"img2img, {kind}": ([one], IMG2IMG) for kind, one in KINDS.items()},
+    "img2img, two units and a region": ([CANNY, ready(effective_region_mask=png(REGION))], IMG2IMG),
     **{f"depth 256x160, {resize}": ([ready(picture=WIDE, resize_mode=resize)], {}) for resize in RESIZES},
     **{f"canny 256x160, {resize}": ([unit(picture=WIDE, resize_mode=resize)], {}) for resize in RESIZES},
     **{
@@ -106,11 +121,8 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     },
     "hires, canny": ([CANNY], HIRES),
     "batch 2x2": ([ready()], dict(batch_size=2, n_iter=2)),
-    "img2img, canny, own picture": ([CANNY], IMG2IMG),
     "img2img, canny, init picture": ([unit(image=None)], IMG2IMG),
     "img2img, init picture, init cropped": ([unit(image=None)], IMG2IMG | dict(resize_mode=1)),
-    "img2img, tile": ([TILE], IMG2IMG),
-    "img2img, shuffle": ([ready("net0_shuffle", PHOTO)], IMG2IMG),
     "inpaint, canny": ([unit(image=None)], INPAINT),
     "inpaint only masked, canny": ([unit(image=None)], INPAINT | dict(inpaint_full_res=True)),
     "inpaint inverted, only masked, depth": (
@@ -142,7 +154,7 @@ def ask(url: str, units: list[dict[str, Any]], fields: dict[str, Any]) -> list[N
     route = fields.pop("route", "txt2img")
     scripts = {"alwayson_scripts": {"ControlNet": {"args": units}}} if units else {}
     answer = httpx.post(
-        f"{url}/sdapi/v1/{route}", json={**JOB, **scripts, **fields}, timeout=300, trust_env=False
+        f"{url}/sdapi/v1/{route}", json={**JOB, **scripts, **fields}, timeout=1200, trust_env=False
     )
     answer.raise_for_status()
     return [pixels(picture)[..., :3] for picture in answer.json()["images"]]

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from control_server import PHOTO, Host, difference, job, pixels, png, unit
+from diffusers import ControlNetModel
 from numpy.typing import NDArray
+from torch.nn.modules.module import register_module_forward_hook
 from webui_server import ABSENT, DIR, URL, running, serving
 
 pytestmark = [pytest.mark.webui, pytest.mark.skipif(not (URL or DIR), reason=ABSENT)]
@@ -77,11 +79,25 @@ def nothing_is_left(host: Client) -> Iterator[None]:
     assert (after["hooks"], after["callbacks"]) == (before["hooks"], before["callbacks"])
 
 
-def test_a_picture_is_the_same_to_the_bit_without_the_extension(
-    plain: NDArray[np.uint8], tmp_path: Path
-) -> None:
+def test_pictures_are_the_same_to_the_bit_without_the_extension(host: Client, tmp_path: Path) -> None:
+    """After jobs that were controlled, failed and interrupted, too."""
+    plain: dict[str, dict[str, Any]] = {
+        "AND and emphasis": dict(prompt="a (red:1.3) house AND grass :0.6"),
+        "two batches of two": dict(batch_size=2, n_iter=2),
+        "hires fix": HIRES,
+        "img2img": painting(),
+        "Euler a": dict(sampler_name="Euler a"),
+    }
+    host.pictures(unit(), **HIRES)
+    assert host.ask(unit(), prompt="fail in the UNet").status_code == 500
+    host.pictures(unit(), prompt="interrupt me", steps=8)
     with serving(tmp_path / "bare", extensions=()) as bare:
-        assert np.array_equal(bare.pictures(**JOB, alwayson_scripts={})[0], plain)
+        assert "controlnet" not in bare.session.get("/sdapi/v1/scripts").json()["txt2img"]
+        for name, asked in plain.items():
+            ours = host.pictures(**asked, alwayson_scripts={})
+            theirs = bare.pictures(**{**JOB, **asked}, alwayson_scripts={})
+            assert len(ours) == len(theirs)
+            assert all(map(np.array_equal, ours, theirs)), name
 
 
 def test_units_change_the_picture_and_show_their_maps(host: Client, plain: NDArray[np.uint8]) -> None:
@@ -396,7 +412,7 @@ def _with(title: str) -> dict[str, Any]:
 @torch.no_grad()
 def test_one_call_of_its_unet_equals_the_embedded_hosts(host: Client) -> None:
     """The same x, t, context and map: LDM's UNet inside A1111 against diffusers' UNet with the same
-    weights."""
+    weights, in what the ControlNet gives and in what comes out."""
     from controlstack import preprocess
     from controlstack.catalog import Catalog
     from controlstack.hosts import unet_diffusers
@@ -411,7 +427,9 @@ def test_one_call_of_its_unet_equals_the_embedded_hosts(host: Client) -> None:
     asked = unit(control_mode="My prompt is more important")
     picture = host.pictures(asked, prompt="record me")[0]
     assert picture.shape[0] == SIZE
-    call, output = (torch.load(host.host.folder / name) for name in ("call.pt", "output.pt"))
+    call, output, theirs = (
+        torch.load(host.host.folder / f"{name}.pt") for name in ("call", "output", "control0")
+    )
     file = host.host.session.get("/sdapi/v1/sd-models").json()
     current = host.host.session.get("/sdapi/v1/options").json()["sd_model_checkpoint"]
     path = next(Path(m["filename"]) for m in file if m["title"].split(" [")[0] == current.split(" [")[0])
@@ -427,10 +445,34 @@ def test_one_call_of_its_unet_equals_the_embedded_hosts(host: Client) -> None:
         *tensors, shadow = inputs
         return session.step(Call(*tensors, rows=unet_diffusers.rows(2, 1), shadow=shadow))
 
-    with unet_diffusers.attach(unet, on_call, session.joints):
+    residuals: dict[str, torch.Tensor] = {}
+
+    def keep(module: Any, _: Any, answer: Any) -> None:
+        if isinstance(module, ControlNetModel):
+            residuals.update({f"skip {i}": skip for i, skip in enumerate(answer[0])}, middle=answer[1])
+
+    with register_module_forward_hook(keep), unet_diffusers.attach(unet, on_call, session.joints):
         ours = unet(call["x"], call["timesteps"], call["context"]).sample
+    apart = {name: float((found - theirs[name]).abs().max()) for name, found in residuals.items()}
+    print(f"residuals {max(apart.values()):.1e} apart, outputs {(ours - output).abs().max():.1e}")
+    assert len(apart) == 13
+    assert max(apart.values()) < 1e-4
     assert (ours - bare).abs().max() > 0.05
     assert (ours - output).abs().max() < 1e-4
+
+
+def test_what_runs_in_the_unets_place_is_told(host: Client, plain: NDArray[np.uint8]) -> None:
+    """TensorRT and its like take the UNet's place by a setting."""
+    host.set(sd_unet="Engine of the tests")
+    try:
+        answer = host.ask(unit())
+        assert host.ask().status_code == 200
+    finally:
+        host.set(sd_unet="Automatic")
+    assert answer.status_code == 500
+    assert "Engine of the tests runs in place of the checkpoint's" in answer.text
+    assert "Set 'SD Unet' to None" in answer.text
+    assert np.array_equal(host.pictures()[0], plain)
 
 
 def test_the_infotext_and_the_comment_name_what_went_on(host: Client) -> None:

@@ -49,8 +49,10 @@ def start(port: int, folder: Path, *flags: str) -> subprocess.Popen[bytes]:
     webui = Path(str(DIR))
     python = webui / "venv" / "bin" / "python"
     command = [python, "launch.py", *FLAGS, "--port", str(port), "--data-dir", folder]
-    command += ["--models-dir", webui / "models", "--controlnet-dir", folder / "controls", *flags]
+    command += ["--models-dir", webui / "models", "--controlnet-dir", folder / "controls"]
+    command += ["--controlnet-preprocessor-models-dir", folder / "preprocessors", *flags]
     environment = {**os.environ, "CONTROLSTACK_WATCH": str(folder), "OMP_NUM_THREADS": "1"}
+    environment["IGNORE_CMD_ARGS_ERRORS"] = "1"  # without the extension nobody knows its flags
     environment.pop("PYTHONPATH", None)
     with (folder / "log.txt").open("w") as log:
         return subprocess.Popen(list(map(str, command)), cwd=webui, stdout=log, stderr=log, env=environment)
@@ -73,7 +75,7 @@ def serving(folder: Path, *flags: str, extensions: Sequence[Path] = (ROOT,)) -> 
         process.wait(30)
 
 
-def wait_for(url: str, folder: Path, process: subprocess.Popen[bytes] | None, seconds: float = 300) -> Host:
+def wait_for(url: str, folder: Path, process: subprocess.Popen[bytes] | None, seconds: float = 900) -> Host:
     """A client, once the checkpoint is loaded."""
     host = Host(url, folder)
     host.session = httpx.Client(
@@ -84,12 +86,17 @@ def wait_for(url: str, folder: Path, process: subprocess.Popen[bytes] | None, se
         if process is not None and process.poll() is not None:
             raise AssertionError("The WebUI ended:\n" + (folder / "log.txt").read_text()[-3000:])
         try:
-            if host.session.get("/watch").status_code == 200:
+            if (process is None or _has_started(folder)) and host.session.get("/watch").status_code == 200:
                 return host
         except httpx.TransportError:
             pass
         time.sleep(0.5)
     raise AssertionError(f"The WebUI does not answer after {seconds} s")
+
+
+def _has_started(folder: Path) -> bool:
+    """A request while A1111 still adds its routes breaks the start: "Cannot add middleware"."""
+    return "\nStartup time" in (folder / "log.txt").read_text(errors="replace")
 
 
 @contextmanager
