@@ -17,9 +17,19 @@ HOSTS = ("embedded", "A1111", "Forge", "reForge")
 UNVERIFIED = "unverified"
 NOTHING_TO_RUN = {"kinds that cannot be used here"}
 
-ON_TWO = {"embedded": "over HTTP, in both passes", "A1111": "over HTTP (`test_a1111_families.py`)"}
-IN_JOBS = {"embedded": "over HTTP"}
-READY = dict.fromkeys(("embedded", "A1111"), "over HTTP, with ready embeddings")
+AT_WORK = dict.fromkeys(HOSTS, "over HTTP")
+IN_BOTH_PASSES = AT_WORK | {"embedded": "over HTTP, in both passes"}
+READY = dict.fromkeys(HOSTS, "over HTTP, with ready embeddings")
+LOOKS = READY | dict.fromkeys(HOSTS[1:], "over HTTP, with ready embeddings and by its CLIP")
+OF_ANOTHER_ROOM = ("IP-Adapter FaceID", "InstantID")
+"""Rows of the first table that have no family of their own."""
+
+
+def on(cells: Mapping[str, str], *hosts: str) -> dict[str, str]:
+    """The same for these hosts alone."""
+    return {host: cells[host] for host in hosts}
+
+
 SEEN: Mapping[str, Mapping[str, str]] = {
     "ControlNet": {
         "embedded": "diffusers' pipelines, ≤ 1e-5",
@@ -27,30 +37,39 @@ SEEN: Mapping[str, Mapping[str, str]] = {
         "Forge": "its built-in, ≤ 1/255",
         "reForge": "its built-in, ≤ 1/255; Forge, 0.005 %",
     },
-    "ControlNet-Union": ON_TWO,
-    "Control-LoRA": ON_TWO,
-    "T2I-Adapter": ON_TWO,
-    "ControlNet-LLLite": ON_TWO,
-    "SparseCtrl": ON_TWO,
-    "CtrLoRA": ON_TWO,
-    "ControlNet-XS": ON_TWO,
-    "IP-Adapter": READY,
+    "ControlNet-Union": IN_BOTH_PASSES,
+    "Control-LoRA": IN_BOTH_PASSES,
+    "T2I-Adapter": IN_BOTH_PASSES,
+    "ControlNet-LLLite": IN_BOTH_PASSES,
+    "SparseCtrl": IN_BOTH_PASSES,
+    "CtrLoRA": IN_BOTH_PASSES,
+    "ControlNet-XS": IN_BOTH_PASSES,
+    "IP-Adapter": LOOKS,
+    "IP-Adapter FaceID": on(READY, "A1111", "Forge", "reForge"),
+    "InstantID": on(READY, "A1111", "Forge"),
     "PuLID": READY,
-    "reference by attention": {**IN_JOBS, "A1111": "acts, repeats", "Forge": "acts, repeats"},
-    "reference by statistics": {**IN_JOBS, "A1111": "acts"},
-    "reference by both": {**IN_JOBS, "Forge": "acts, repeats"},
-    "colour fix": IN_JOBS,
-    "keep unmasked": IN_JOBS,
-    "recolour by lightness": IN_JOBS,
-    "recolour by intensity": IN_JOBS,
-    "inpaint checkpoint": {"A1111": "the incumbent, within 4.3 levels where it changes 13"},
+    "T2I style adapter": on(LOOKS, "A1111", "Forge", "reForge"),
+    "revision": on(AT_WORK, "embedded", "A1111", "Forge"),
+    "revision without the prompt": on(AT_WORK, "embedded", "A1111", "Forge"),
+    "reference by attention": AT_WORK,
+    "reference by statistics": AT_WORK,
+    "reference by both": AT_WORK,
+    "style align": on(AT_WORK, "A1111", "Forge", "reForge"),
+    "colour fix": AT_WORK,
+    "keep unmasked": AT_WORK,
+    "start from the picture": on(AT_WORK, "A1111", "Forge", "reForge"),
+    "recolour by lightness": AT_WORK,
+    "recolour by intensity": AT_WORK,
+    "inpaint checkpoint": on(AT_WORK, "embedded")
+    | {"A1111": "the incumbent, within 4.3 levels where it changes 13"},
 }
 """What was seen, by family and host; the rest is unverified."""
 
 
 def table() -> str:
     """One row for each family of the registry. Raises KeyError for evidence of a family that is not there."""
-    names = sorted({kind.name for kind in family.everything()} - NOTHING_TO_RUN, key=str.casefold)
+    rooms = {kind.name for kind in family.everything()} - NOTHING_TO_RUN
+    names = sorted(rooms | {*OF_ANOTHER_ROOM}, key=str.casefold)
     if unknown := SEEN.keys() - set(names):
         raise KeyError(f"no such families: {', '.join(sorted(unknown))}")
     rows = [f"| family | {' | '.join(HOSTS)} |", "|---" * (1 + len(HOSTS)) + "|"]

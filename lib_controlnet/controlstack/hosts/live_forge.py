@@ -130,11 +130,13 @@ class LiveForge(LDMLayers):
         return str(kind)
 
     def encode(self, picture: Tensor) -> Tensor:
-        """The host draws from the distribution that the VAE puts out, so its mean is read on the way."""
+        """The host draws from the distribution that the VAE puts out, so its mean is read on the way; what is
+        drawn later, by the host itself, stays the same."""
         vae = self.model.forge_objects.vae
         moments: list[Tensor] = []
         coder = vae.first_stage_model
-        with torch.no_grad(), coder.quant_conv.register_forward_hook(lambda *call: moments.append(call[2])):
+        reading = coder.quant_conv.register_forward_hook(lambda *call: moments.append(call[2]))
+        with torch.no_grad(), torch.random.fork_rng(devices=()), reading:
             vae.encode(picture.movedim(1, -1).float())
         means = torch.cat(moments).float().chunk(2, dim=1)[0]
         scaled = (

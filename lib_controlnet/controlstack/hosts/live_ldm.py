@@ -93,10 +93,12 @@ class LiveLDM(LDMLayers):
         return Prediction.at(t, self._levels, _KINDS[self.model.parameterization])
 
     def encode(self, picture: Tensor) -> Tensor:
-        """sgm draws from the distribution that the VAE puts out, so its mean is read on the way."""
+        """sgm draws from the distribution that the VAE puts out, so its mean is read on the way; what the
+        host draws later stays the same."""
         vae = self.model.first_stage_model
         moments: list[Tensor] = []
         weight = next(vae.parameters())
-        with torch.no_grad(), vae.quant_conv.register_forward_hook(lambda *call: moments.append(call[2])):
+        reading = vae.quant_conv.register_forward_hook(lambda *call: moments.append(call[2]))
+        with torch.no_grad(), torch.random.fork_rng(devices=()), reading:
             vae.encode(picture.to(self.device, weight.dtype) * 2 - 1)
         return moments[0].chunk(2, dim=1)[0] * self.model.scale_factor
