@@ -48,7 +48,7 @@ SEEN: Mapping[str, Mapping[str, str]] = {
     "IP-Adapter FaceID": on(READY, "A1111", "Forge", "reForge"),
     "InstantID": on(READY, "A1111", "Forge"),
     "PuLID": READY,
-    "T2I style adapter": on(LOOKS, "A1111", "Forge", "reForge"),
+    "T2I style adapter": LOOKS,
     "revision": on(AT_WORK, "embedded", "A1111", "Forge"),
     "revision without the prompt": on(AT_WORK, "embedded", "A1111", "Forge"),
     "reference by attention": AT_WORK,
@@ -60,7 +60,7 @@ SEEN: Mapping[str, Mapping[str, str]] = {
     "start from the picture": on(AT_WORK, "A1111", "Forge", "reForge"),
     "recolour by lightness": AT_WORK,
     "recolour by intensity": AT_WORK,
-    "inpaint checkpoint": on(AT_WORK, "embedded")
+    "inpaint checkpoint": on(AT_WORK, "embedded", "reForge")
     | {"A1111": "the incumbent, within 4.3 levels where it changes 13"},
 }
 """What was seen, by family and host; the rest is unverified."""

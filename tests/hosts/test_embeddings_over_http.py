@@ -19,7 +19,7 @@ from stage import TINY, picture
 from controlstack import embeddings
 
 nets.LAYOUTS["random base"] = RANDOM_BASE
-KINDS = ("IP-Adapter", "PuLID")
+KINDS = ("IP-Adapter", "PuLID", "T2I style adapter")
 
 
 @pytest.fixture(scope="module")
