@@ -54,10 +54,10 @@ SEEN: Mapping[str, Mapping[str, str]] = {
     "reference by attention": AT_WORK,
     "reference by statistics": AT_WORK,
     "reference by both": AT_WORK,
-    "style align": on(AT_WORK, "A1111", "Forge", "reForge"),
+    "style align": AT_WORK,
     "colour fix": AT_WORK,
     "keep unmasked": AT_WORK,
-    "start from the picture": on(AT_WORK, "A1111", "Forge", "reForge"),
+    "start from the picture": AT_WORK,
     "recolour by lightness": AT_WORK,
     "recolour by intensity": AT_WORK,
     "inpaint checkpoint": on(AT_WORK, "embedded", "reForge")

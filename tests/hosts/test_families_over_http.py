@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from control_server import PHOTO, RANDOM_BASE, Host, difference, png, serving
+from numpy.typing import NDArray
+from random_encoders import write_lama
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
 
@@ -36,6 +38,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         nets.save(models / f"{file_of(kind)}.safetensors", TINY[kind].tensors("random base", 0))
         for name, tensors in getattr(TINY[kind], "beside", lambda _: {})("random base").items():
             nets.save(models / name, tensors)
+    write_lama(folder / "models" / "ControlNetPreprocessor")
     flux = {"controlnet_blocks.0.weight": (8, 8), "single_transformer_blocks.0.norm.linear.weight": (8, 8)}
     nets.save(models / "for_another.safetensors", {name: torch.zeros(shape) for name, shape in flux.items()})
     with serving(folder) as serves:
@@ -94,6 +97,30 @@ def test_references_need_no_model_and_leave_nothing(host: Host) -> None:
     assert np.array_equal(host.pictures(one, other)[0], picture), "noise comes from the seed"
     assert np.array_equal(host.pictures({**one, "model": "None"})[0], host.pictures(one)[0])
     assert difference(host.pictures({**one, "hr_option": "High res only"}, **HIRES)[0], hires) >= 1
+    assert host.watch()["hooks"] == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "job"),
+    [
+        (dict(module="style_align"), dict(batch_size=2)),
+        # Where all is masked nothing is kept: what shows is the noise that the job starts from.
+        (dict(module="inpaint_only+lama", image=PHOTO, mask=png(np.full((256, 256), 255, np.uint8))), {}),
+    ],
+    ids=["style align", "start from the picture"],
+)
+def test_what_acts_without_a_model_shows_and_leaves_nothing(
+    host: Host, asked: dict[str, Any], job: dict[str, Any]
+) -> None:
+    def picture(*units: dict[str, Any]) -> NDArray[np.uint8]:
+        return host.pictures(*units, **job)[0]
+
+    one, plain = {"model": "None", "save_detected_map": False, **asked}, picture()
+    shown = picture(one)
+    assert difference(shown, plain) >= 0.1
+    assert np.array_equal(picture(one), shown)
+    assert np.array_equal(picture({**one, "weight": 0}, {**one, "guidance_start": 0.9}), plain)
+    assert np.array_equal(picture(), plain)
     assert host.watch()["hooks"] == 0
 
 
