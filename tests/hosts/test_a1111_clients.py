@@ -32,6 +32,7 @@ from test_webuiapi_client import (  # noqa: F401
     test_inpainting,
     test_mistakes_raise_in_the_client,
     test_options,
+    test_progress_and_interrupt,
     test_several_pictures_at_once,
     test_two_units,
     test_what_a_unit_says_decides,

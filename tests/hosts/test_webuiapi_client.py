@@ -196,8 +196,9 @@ def test_progress_and_interrupt(host: Host, api: Any) -> None:
     result: list[Any] = []
     job = threading.Thread(target=lambda: result.append(generate(api, unit(), steps=500)))
     job.start()
-    while job.is_alive() and not 0 < api.get_progress()["progress"] < 1:
+    while job.is_alive() and api.get_progress()["state"]["sampling_step"] < 1:
         time.sleep(0.05)
+    assert 0 < api.get_progress()["progress"] < 1
     api.interrupt()
     job.join(30)
     assert not job.is_alive()
