@@ -45,7 +45,7 @@ SEEN: Mapping[str, Mapping[str, str]] = {
     "CtrLoRA": IN_BOTH_PASSES,
     "ControlNet-XS": IN_BOTH_PASSES,
     "IP-Adapter": LOOKS,
-    "IP-Adapter FaceID": on(READY, "A1111", "Forge", "reForge"),
+    "IP-Adapter FaceID": READY,
     "InstantID": on(READY, "A1111", "Forge", "reForge"),
     "PuLID": READY,
     "T2I style adapter": LOOKS,
@@ -60,8 +60,7 @@ SEEN: Mapping[str, Mapping[str, str]] = {
     "start from the picture": AT_WORK,
     "recolour by lightness": AT_WORK,
     "recolour by intensity": AT_WORK,
-    "inpaint checkpoint": on(AT_WORK, "embedded", "reForge")
-    | {"A1111": "the incumbent, within 4.3 levels where it changes 13"},
+    "inpaint checkpoint": AT_WORK | {"A1111": "the incumbent, within 4.3 levels where it changes 13"},
 }
 """What was seen, by family and host; the rest is unverified."""
 

@@ -14,12 +14,12 @@ from control_server import RANDOM_BASE, Host, difference, job, serving
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
 
-from stage import TINY, picture
+from stage import SETS, picture
 
 from controlstack import embeddings
 
 nets.LAYOUTS["random base"] = RANDOM_BASE
-KINDS = ("IP-Adapter", "PuLID", "T2I style adapter")
+KINDS = ("IP-Adapter", "FaceID", "FaceID-plus", "FaceID portrait", "PuLID", "T2I style adapter")
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,14 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     models = folder / "models" / "ControlNet"
     models.mkdir(parents=True)
     for kind in KINDS:
-        nets.save(models / f"{kind}.safetensors", TINY[kind].tensors("random base", 0))
+        nets.save(models / f"{kind}.safetensors", SETS[kind].tensors("random base", 0))
     with serving(folder) as serves:
         yield serves
 
 
 def unit(kind: str, seed: int = 0, **fields: Any) -> dict[str, Any]:
     """As webuiapi's users send what /controlnet/detect has answered: base64, no picture, no preprocessor."""
-    ready = embeddings.write(TINY[kind].look(picture(seed), None))
+    ready = embeddings.write(SETS[kind].PREPROCESSOR.embed(picture(seed), None))
     return {"model": kind, "ipadapter_input": [ready], "weight": 2, **fields}
 
 
