@@ -31,6 +31,13 @@ from controlstack.weights import Loaded
 SIZE = 64
 ROWS = tuple(Row(image, kind) for kind in (RowKind.UNCOND, RowKind.COND) for image in range(2))
 LAYOUTS = ("sd1", "sdxl")
+STILL: dict[str, dict[str, Any]] = {
+    "weight 0": dict(weight=0),
+    "outside the window": dict(guidance_start=0.5),
+    "empty region": dict(effective_region_mask=np.zeros((SIZE, SIZE), np.uint8)),
+    "another pass": dict(hr_option="High res only"),
+}
+"""What a unit says that must not act, in the first pass at its first step."""
 TINY = {
     module.FAMILY: module
     for module in (

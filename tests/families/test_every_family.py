@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stage import KINDS, SIZE, TINY, Stage
+from stage import KINDS, SIZE, STILL, TINY, Stage
 
 from controlstack import family
 from controlstack.errors import ControlError
@@ -19,15 +19,8 @@ from controlstack.weights import Header
 HEADERS = {
     file.name.removesuffix(".json.gz"): file for file in sorted((Path(__file__).parent / "headers").iterdir())
 }
-EMPTY, HALF = np.zeros((SIZE, SIZE), np.uint8), np.zeros((SIZE, SIZE), np.uint8)
+HALF = np.zeros((SIZE, SIZE), np.uint8)
 HALF[:, : SIZE // 2] = 255
-
-STILL = {
-    "weight 0": dict(weight=0),
-    "outside the window": dict(guidance_start=0.5),
-    "empty region": dict(effective_region_mask=EMPTY),
-    "another pass": dict(hr_option="High res only"),
-}
 
 REFUSED = {"not_here"}
 """The room of kinds that have nothing to run."""

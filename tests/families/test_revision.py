@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from stage import ROWS, inputs, picture, unet
+from stage import ROWS, STILL, inputs, picture, unet
 from torch import Tensor
 
 from controlstack import plan, preprocess
@@ -115,6 +115,7 @@ def test_two_units_are_summed_and_two_pictures_of_one_unit_averaged() -> None:
     one, two = (noised(look(picture(seed)), 0, seed=0) for seed in (0, 1))
     summed = output(unit(0, weight=0.4), unit(1, weight=0.7))
     torch.testing.assert_close(summed, expected(0.4 * one + 0.7 * two), atol=1e-5, rtol=0)
+    torch.testing.assert_close(output(unit(1, weight=0.7), unit(0, weight=0.4)), summed, atol=1e-5, rtol=0)
     both = {**unit(), "image": [{"image": picture(0)}, {"image": picture(1)}]}
     torch.testing.assert_close(output(both), expected((one + two) / 2), atol=1e-5, rtol=0)
 
@@ -134,8 +135,10 @@ def test_rows_apart_are_the_same_and_what_must_not_act_does_not() -> None:
     together = output(given)
     apart = torch.cat([output(given, rows=(i,)) for i in range(len(ROWS))])
     torch.testing.assert_close(apart, together, atol=1e-5, rtol=0)
-    for still in ({"weight": 0}, {"guidance_start": 0.5}, {"hr_option": "High res only"}):
-        assert torch.equal(output({**given, **still}, hires=True), output())
+    plain = output()
+    for name, still in STILL.items():
+        assert torch.equal(output({**given, **still}, hires=True), plain), name
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in unet("sdxl").modules())
     spared = output({**given, "control_mode": "ControlNet is more important"})
     torch.testing.assert_close(spared[~COND], output()[~COND], atol=1e-5, rtol=0)
 

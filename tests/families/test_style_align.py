@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from stage import LAYOUTS, ROWS, Stage
+from stage import LAYOUTS, ROWS, STILL, Stage
 from torch import Tensor
 
 from controlstack.joints import RowKind
@@ -56,9 +56,25 @@ def test_it_is_shared_attention(stage: Stage) -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-def test_half_of_the_weight_is_half_of_the_change_in_one_layer_and_none_is_none(stage: Stage) -> None:
-    assert torch.equal(stage.output({**UNIT, "weight": 0}), stage.output())
-    assert not torch.equal(stage.output({**UNIT, "weight": 0.5}), stage.output(UNIT))
+def test_what_must_not_act_changes_no_bit_and_nothing_stays(stage: Stage) -> None:
+    plain, whole = stage.output(), stage.output(UNIT)
+    for name, fields in STILL.items():
+        assert torch.equal(stage.output({**UNIT, **fields}), plain), name
+    half = stage.output({**UNIT, "weight": 0.5})
+    assert all((half - other).abs().mean() > 0.001 * plain.abs().mean() for other in (plain, whole))
+    assert torch.equal(stage.output(), plain)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in stage.unet.modules())
+
+
+def test_prompts_apart_rows_reordered_and_units_reordered_give_the_same(stage: Stage) -> None:
+    units = UNIT, stage.unit()
+    together = stage.output(*units)
+    assert (together - stage.output(UNIT)).abs().mean() > 0.001 * together.abs().mean()
+    apart = torch.cat([stage.output(*units, rows=rows) for rows in ([0, 1], [2, 3])])
+    torch.testing.assert_close(apart, together, atol=1e-5, rtol=0)
+    reordered = stage.output(*units, rows=[2, 0, 3, 1])[[1, 3, 0, 2]]
+    torch.testing.assert_close(reordered, together, atol=1e-5, rtol=0)
+    torch.testing.assert_close(stage.output(*reversed(units)), together, atol=1e-5, rtol=0)
 
 
 def test_a_picture_alone_has_nobody_to_look_at(stage: Stage) -> None:

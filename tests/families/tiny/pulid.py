@@ -1,6 +1,8 @@
-"""Versions 1 of PuLID for the tiny UNets, and a network that looks at pictures."""
+"""Both versions of PuLID for the tiny UNets, and a network that looks at pictures."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import stage
 import torch
@@ -29,19 +31,45 @@ UNIT = {"module": "tiny face"}
 
 
 def tensors(layout: str, seed: int, face: int = FACE, wide: int = WIDE) -> dict[str, Tensor]:
-    """Named and numbered as the authors save them on diffusers' UNet."""
+    """Version 1, named and numbered as the authors save it on diffusers' UNet."""
     torch.manual_seed(seed)
-    unet = stage.unet(layout)
-    context = unet.config.cross_attention_dim
+    context = stage.unet(layout).config.cross_attention_dim
     made = mapping("body", face, 5 * context)
     for n in range(5):
         made |= mapping(f"mapping_{n}", wide, context) | mapping(f"mapping_patch_{n}", wide, context)
-    made = {f"id_adapter.{name}": tensor for name, tensor in made.items()}
+    return on_unet(layout, made)
+
+
+def tensors_1_1(layout: str, seed: int) -> dict[str, Tensor]:
+    """Version 1.1: five layers of a former 64 wide, whose two heads are as wide again."""
+    torch.manual_seed(seed)
+    dim, inner, context = 64, 128, stage.unet(layout).config.cross_attention_dim
+    made = mapping("id_embedding_mapping", FACE, 5 * dim)
+    made |= {"latents": torch.randn(1, 6, dim), "proj_out": torch.randn(dim, context) / dim**0.5}
+    for n in range(5):
+        look, widen = f"layers.{n}.0", f"layers.{n}.1"
+        matrices = {
+            f"{look}.to_q": (inner, dim),
+            f"{look}.to_kv": (2 * inner, dim),
+            f"{look}.to_out": (dim, inner),
+        }
+        matrices |= {f"{widen}.1": (4 * dim, dim), f"{widen}.3": (dim, 4 * dim)}
+        made |= mapping(f"mapping_{n}", WIDE, dim)
+        made |= {f"{name}.weight": torch.randn(size) / size[1] ** 0.5 for name, size in matrices.items()}
+        for norm in (f"{look}.norm1", f"{look}.norm2", f"{widen}.0"):
+            made |= {f"{norm}.weight": torch.ones(dim), f"{norm}.bias": torch.zeros(dim)}
+    return on_unet(layout, made)
+
+
+def on_unet(layout: str, adapter: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With keys and values for each attention to the prompt, numbered as diffusers numbers its processors."""
+    unet = stage.unet(layout)
+    made = {f"id_adapter.{name}": tensor for name, tensor in adapter.items()}
     for number, name in enumerate(unet.attn_processors):
         if "attn2" in name:
             shape = unet.get_submodule(name.removesuffix(".processor")).to_k.weight.shape
             for role in ("id_to_k", "id_to_v"):
-                made[f"id_adapter_attn_layers.{number}.{role}.weight"] = torch.randn(shape) / context**0.5
+                made[f"id_adapter_attn_layers.{number}.{role}.weight"] = torch.randn(shape) / shape[1] ** 0.5
     return made
 
 
@@ -52,3 +80,8 @@ def mapping(name: str, reads: int, width: int) -> dict[str, Tensor]:
     made |= {f"{name}.{n}.bias": torch.randn(size[0]) * 0.1 for n, size in sizes.items()}
     norms = {f"{name}.{n}.weight": torch.ones(hidden) for n in (1, 4)}
     return made | norms | {f"{name}.{n}.bias": torch.zeros(hidden) for n in (1, 4)}
+
+
+VARIANTS = {
+    "PuLID 1.1": SimpleNamespace(LAYOUTS=("sdxl",), tensors=tensors_1_1, UNIT=UNIT, PREPROCESSOR=PREPROCESSOR)
+}
