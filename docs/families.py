@@ -25,11 +25,6 @@ OF_ANOTHER_ROOM = ("IP-Adapter FaceID", "InstantID")
 """Rows of the first table that have no family of their own."""
 
 
-def on(cells: Mapping[str, str], *hosts: str) -> dict[str, str]:
-    """The same for these hosts alone."""
-    return {host: cells[host] for host in hosts}
-
-
 SEEN: Mapping[str, Mapping[str, str]] = {
     "ControlNet": {
         "embedded": "diffusers' pipelines, ≤ 1e-5",
@@ -46,7 +41,7 @@ SEEN: Mapping[str, Mapping[str, str]] = {
     "ControlNet-XS": IN_BOTH_PASSES,
     "IP-Adapter": LOOKS,
     "IP-Adapter FaceID": READY,
-    "InstantID": on(READY, "A1111", "Forge", "reForge"),
+    "InstantID": READY | {"embedded": "one step of its UNet: the published pipeline, ≤ 1e-5"},
     "PuLID": READY,
     "T2I style adapter": LOOKS,
     "revision": AT_WORK,
