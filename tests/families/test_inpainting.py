@@ -206,7 +206,7 @@ def test_latents_are_kept_whatever_the_unet_predicts(kind: str, t: int) -> None:
     own = live.encode(torch.from_numpy(picture()).permute(2, 0, 1)[None] / 255)
     expected = torch.where(reached, x0(predicted), own)
     assert (x0(predicted) - own).abs().mean() > 0.2
-    torch.testing.assert_close(after, expected, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_noise_has_the_trace_that_the_last_timestep_leaves() -> None:
