@@ -94,10 +94,12 @@ class Host:
         return self.weights.get(name)
 
 
-def controlnet(config: Config, seed: int = 0) -> ControlNetModel:
+def controlnet(config: Config, seed: int = 0, hint: tuple[int, ...] | None = None) -> ControlNetModel:
     """A ControlNet with random weights, none of them zero, whose hint has a strong effect."""
     torch.manual_seed(seed)
-    net = ControlNetModel(conditioning_embedding_out_channels=HINT, **config).eval().requires_grad_(False)
+    channels = hint or HINT
+    net = ControlNetModel(conditioning_embedding_out_channels=channels, **config)
+    net.eval().requires_grad_(False)
     for conv in (
         module for module in net.controlnet_cond_embedding.modules() if isinstance(module, nn.Conv2d)
     ):

@@ -20,7 +20,14 @@ pytestmark = [pytest.mark.webui, pytest.mark.skipif(not (URL or DIR), reason=ABS
 
 SIZE, STEPS = 128, 4
 JOB = dict(width=SIZE, height=SIZE, steps=STEPS, cfg_scale=7)
-HIRES = dict(enable_hr=True, hr_scale=1.5, hr_upscaler="Latent", denoising_strength=0.85)
+HIRES = dict(
+    enable_hr=True,
+    hr_scale=1.5,
+    hr_upscaler="Latent",
+    denoising_strength=0.85,
+    hr_additional_modules=["Use same choices"],
+)
+"""Forge's API fails without the last, which A1111 does not know."""
 CONTROL = "ControlNet is more important"
 """Acts on the rows of the positive prompt alone, so that a picture shows who is taken for whom."""
 EVALUATIONS = {

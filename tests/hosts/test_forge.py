@@ -18,6 +18,7 @@ import pytest
 from control_server import PHOTO, difference, job, pixels, png
 from numpy.typing import NDArray
 from test_a1111 import (  # noqa: F401
+    HIRES,
     JOB,
     STEPS,
     Client,
@@ -25,8 +26,10 @@ from test_a1111 import (  # noqa: F401
     test_a_failure_in_the_unet_is_told_and_leaves_nothing,
     test_a_job_inside_a_job_leaves_the_outer_one_its_control,
     test_a_mistake_is_said,
+    test_a_refiner_of_the_same_kind_is_controlled_too,
     test_an_interrupted_job_leaves_nothing,
     test_batches_are_the_same_pictures_with_one_map,
+    test_every_checkpoint_is_controlled_or_says_why_not,
     test_img2img_lends_its_picture,
     test_modes_and_the_rows_they_act_on,
     test_one_call_of_its_unet_equals_the_embedded_hosts,
@@ -39,14 +42,6 @@ from webui_server import ABSENT, DIR, URL, running
 pytestmark = [pytest.mark.webui, pytest.mark.skipif(not (URL or DIR), reason=ABSENT)]
 
 ROOT = Path(__file__).resolve().parents[2]
-HIRES = dict(
-    enable_hr=True,
-    hr_scale=1.5,
-    hr_upscaler="Latent",
-    denoising_strength=0.7,
-    hr_additional_modules=["Use same choices"],
-)
-"""Forge's API fails without the last."""
 HALF = png(np.pad(np.full((256, 128, 3), 255, np.uint8), ((0, 0), (0, 128), (0, 0))))
 
 
@@ -175,9 +170,12 @@ def test_a_picture_is_that_of_the_built_in(anywhere: Client, case: str) -> None:
         for scripts in ({"ControlNet": {"args": said}}, {"ControlStack": {"args": said}}, {})
     )
     assert difference(ours, bare) > 0.5
+    assert difference(theirs, bare) > 0.5, "when the built-in fails, it paints without control"
     if case in IGNORED_BY_REFORGE and np.array_equal(theirs, _picture(anywhere, fields, _balanced(said))):
         pytest.skip("this built-in ignores control modes")
-    assert np.abs(ours.astype(int) - theirs).max() <= 1
+    changed, apart = (np.abs(ours.astype(int) - other) for other in (bare, theirs))
+    print(f"{case}: {changed.mean():.2f}, {changed.max()}; apart {apart.mean():.4f}, {apart.max()}")
+    assert apart.max() <= 1
 
 
 def _balanced(units: list[dict[str, Any]]) -> dict[str, Any]:

@@ -30,6 +30,8 @@ ROOT = HERE.parents[1]
 URL, DIR = os.environ.get("CONTROLSTACK_WEBUI_URL"), os.environ.get("CONTROLSTACK_WEBUI_DIR")
 ABSENT = "needs a real WebUI: CONTROLSTACK_WEBUI_URL or CONTROLSTACK_WEBUI_DIR"
 NAME = "sd-webui-controlnet-stack"
+PUBLISHED_HINT = (16, 32, 96, 256)
+"""The hint's channels in every published ControlNet: Forge's built-in reads files with no other."""
 FLAGS = ["--api", "--skip-prepare-environment", "--skip-install", "--no-download-sd-model"]
 OFF = ("live_previews_enable", "samples_save", "grid_save", "return_grid")
 SETTINGS = {**dict.fromkeys(OFF, False), "batch_cond_uncond": True, "skip_early_cond": 0.0}
@@ -120,7 +122,8 @@ def write_models(folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(3):
-        tensors = nets.in_ldm(nets.controlnet(nets.SD1, seed=seed).state_dict(), "control_model.")
+        net = nets.controlnet(nets.SD1, seed=seed, hint=PUBLISHED_HINT)
+        tensors = nets.in_ldm(net.state_dict(), "control_model.")
         nets.save(folder / f"net{seed}.safetensors", tensors)
     for name, config in (("sd2", sd2), ("sdxl", sdxl)):
         nets.save(folder / f"{name}.safetensors", nets.controlnet(config).state_dict())

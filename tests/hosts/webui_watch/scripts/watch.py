@@ -111,6 +111,7 @@ def look() -> dict[str, Any]:
     facts["dtype"] = str(next(unet().parameters(), torch.empty(0)).dtype)
     facts["forge"] = find_spec("modules_forge") is not None
     facts["pydantic"] = int(pydantic.VERSION.partition(".")[0])
+    facts["useragent"] = shared.opts.api_useragent
     facts["external_code"] = _origin("lib_controlnet.external_code") if facts["forge"] else None
     if Path("/proc/self/statm").exists():
         facts["handles"] = len(list(Path("/proc/self/fd").iterdir()))
