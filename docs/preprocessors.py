@@ -40,13 +40,12 @@ def _table(shelf: list[Preprocessor]) -> str:
 
 
 def _row(p: Preprocessor) -> str:
-    network = f"{p.network}; not available: {p.blocked.why}" if p.blocked else p.network
     cells = (
         f"`{p.name}`",
         "" if p.label == p.name else p.label,
         ", ".join(p.control_types),
         ", ".join(_sliders(p)),
-        network,
+        p.network,
         ", ".join(f"`{file.folder}/{file.name}`" for file in p.files),
         ", ".join(p.packages),
     )

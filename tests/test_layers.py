@@ -19,7 +19,7 @@ LAYERS = [
     {
         *("rooms", "preprocess", "family", "weights", "layout", "catalog", "control_types"),
         *("packages", "downloads", "networks", "copied_encoder", "embeddings", "onnx"),
-        *("face_analysis", "image_prompt"),
+        *("face_analysis", "hand_mesh", "image_prompt"),
     },
     {"families", "annotator"},
     {"sources", "plan", "evaluation", "session", "batches"},

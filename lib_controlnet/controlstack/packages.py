@@ -17,6 +17,8 @@ _INSTALL = {
     "mediapipe": "mediapipe==0.10.21",  # later ones have no mp.solutions
     "skimage": "scikit-image",
     "facexlib": "facexlib --no-deps",  # of the rest of it nothing is used
+    "mesh_graphormer": "--no-deps https://github.com/huchenlei/HandRefinerPortable/releases/download/v1.0.1/"
+    "handrefinerportable-2024.2.12.0-py2.py3-none-any.whl",  # only its data are read
     "timm": "timm --no-deps",  # its requirements bring a torchvision, which may be for another torch
 }
 """What pip is asked for, where that is more than the name."""

@@ -125,7 +125,6 @@ class Preprocessor:
     files: the network's weights
     instead: weights taken in place of these where the user has put them
     packages: what has to be installed beside torch, NumPy and OpenCV
-    blocked: why it cannot run at all yet, and how to mend that
     """
 
     name: str
@@ -150,7 +149,6 @@ class Preprocessor:
     files: tuple[File, ...] = ()
     instead: tuple[File, ...] = ()
     packages: tuple[str, ...] = ()
-    blocked: ControlError | None = None
     embed: Callable[[Array, Ask], Embedding] | None = None
     pose: Callable[[Array, Ask], Pose] | None = None
     delegates: bool = False
@@ -192,15 +190,6 @@ def poser(see: Callable[[Array, Ask], Pose], **declared: Any) -> Preprocessor:
 
 def _drawn(pose: Pose) -> Array:
     return poses.draw(poses.parse(poses.write(pose)))
-
-
-def listed(why: ControlError, **declared: Any) -> Preprocessor:
-    """A preprocessor that people know by name and that cannot run here. declared: the other fields"""
-
-    def run(_image: Array, _ask: Ask) -> Array:
-        raise ControlError(*why.args)
-
-    return Preprocessor(run=run, blocked=why, **declared)
 
 
 MAX_CACHED = 256 << 20
@@ -247,8 +236,7 @@ def unavailable(preprocessor: Preprocessor, networks: Networks) -> ControlError 
 
     A package that is there but does not import shows when it is first tried.
     """
-    faults = [preprocessor.blocked]
-    faults += [packages.fault(package) for package in preprocessor.packages]
+    faults = [packages.fault(package) for package in preprocessor.packages]
     if not any(networks.store.find(file) for file in preprocessor.instead):
         faults += [networks.store.fault(file) for file in preprocessor.files]
     error = next((fault for fault in faults if fault), None)

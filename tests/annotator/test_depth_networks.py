@@ -342,12 +342,3 @@ def test_the_widest_and_the_narrowest_camera_see_normals(dsine: Networks, astron
     assert np.array_equal(maps[179], maps[360])
     lengths = {fov: np.linalg.norm(map_ / 127.5 - 1, axis=2) for fov, map_ in maps.items()}
     assert all(np.abs(length - 1).max() < 0.02 for length in lengths.values()), "unit vectors"
-
-
-def test_what_no_package_has_says_why(picture: Array):
-    preprocessor = find("depth_hand_refiner")
-    with pytest.raises(ControlError, match=f"{preprocessor.name} is not available: .* use ") as caught:
-        Cache().run(preprocessor, picture, preprocessor.ask())
-    with pytest.raises(ControlError) as again:
-        preprocessor.run(picture, preprocessor.ask())
-    assert caught.value.why == again.value.why

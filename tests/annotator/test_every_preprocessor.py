@@ -22,7 +22,7 @@ from controlstack.geometry import padded
 from controlstack.image import Array
 from controlstack.preprocess import Preprocessor
 
-SHELF = [p for p in preprocess.everything() if not p.files and not p.blocked]
+SHELF = [p for p in preprocess.everything() if not p.files]
 
 
 def _tried(p: Preprocessor) -> ParameterSet:

@@ -1,8 +1,9 @@
-"""MediaPipe's person and face on a real photograph, against the package's own Pose and controlnet_aux."""
+"""MediaPipe's person, face and hands, against the package's own Pose and controlnet_aux."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -105,3 +106,46 @@ def test_a_face_below_64_px_is_left_out(astronaut: Array):
     assert _run("mediapipe_face", astronaut, 400).any()
     assert not _run("mediapipe_face", astronaut, 320).any()
     assert not _run("mediapipe_face", cv2.GaussianBlur(astronaut, (0, 0), 40)).any()
+
+
+BONES = [
+    *[((112, 225), (82, 185), 16, 15), ((82, 185), (66, 150), 15, 12)],
+    *[((128, 160), (116, 105), 15, 13), ((116, 105), (110, 58), 13, 10)],
+    *[((156, 150), (154, 90), 15, 13), ((154, 90), (153, 40), 13, 10)],
+    *[((184, 155), (192, 98), 15, 13), ((192, 98), (197, 55), 13, 10)],
+    *[((208, 170), (227, 128), 15, 13), ((227, 128), (240, 92), 13, 10)],
+    *[((x * 0.65 + 57.75, 262), (x * 1.3 - 49.5, 165), 26, 24) for x in (135, 150, 165, 180, 195)],
+    *[((165, 340), (165, 262), 34, 32), ((112, 225), (150, 262), 18, 24)],
+]
+"""Of a right hand from behind, 320 px high: from, to, and half as thick as it is there."""
+
+
+def _hand() -> Array:
+    """A picture of a hand: round bones under one skin, in light from the upper left."""
+    x, y = np.meshgrid(*[np.arange(320, dtype=np.float32)] * 2)
+    height = np.zeros_like(x)
+    for start, end, thick, thin in BONES:
+        (left, top), (right, down) = start, np.subtract(end, start)
+        along = (((x - left) * right + (y - top) * down) / (right**2 + down**2)).clip(0, 1)
+        aside = (x - left - along * right) ** 2 + (y - top - along * down) ** 2
+        height = np.maximum(height, np.sqrt(((thick + (thin - thick) * along) ** 2 - aside).clip(0)))
+    skin = cv2.GaussianBlur(height, (0, 0), 2)
+    down, right = np.gradient(skin)
+    light = (0.4 * right + 0.6 * down + 0.7) / np.sqrt(1.01 * (right**2 + down**2 + 1))
+    lit = (light.clip(0) * 0.65 + 0.4)[..., None] * (224, 172, 145)
+    picture = np.where((skin > 1)[..., None], lit, (190, 200, 205))
+    return cv2.GaussianBlur(picture.clip(0, 255).astype(np.uint8), (0, 0), 1)
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+def test_a_drawn_hand_is_found_and_told_from_the_other_one(is_left: bool):
+    room = import_module(find("depth_hand_refiner").run.__module__)
+    picture = np.hstack([np.full_like(_hand(), (190, 200, 205)), _hand()])
+    picture = np.ascontiguousarray(picture[:, ::-1]) if is_left else picture
+    (hand,) = room._hands(picture)
+    assert hand.is_left == is_left
+    middle = 320 - 160 if is_left else 320 + 160
+    assert abs(hand.left + hand.side / 2 - middle) < 20
+    assert abs(hand.top + hand.side / 2 - 160) < 20
+    assert 300 < hand.side < 420
+    assert not list(room._hands(np.full((64, 64, 3), 200, np.uint8)))

@@ -157,7 +157,7 @@ def test_a_preprocessor_that_cannot_run_is_listed_with_the_reason(client: TestCl
     detail = client.get("/controlnet/module_list").json()["module_detail"]
     assert "table5_pidinet.pth" in detail["pidinet"]["unavailable"]
     assert "put them into" in detail["pidinet"]["unavailable"]
-    assert "depth_anything_v2" in detail["depth_hand_refiner"]["unavailable"]
+    assert "mesh_graphormer is not installed" in detail["depth_hand_refiner"]["unavailable"]
     assert "unavailable" not in detail["canny"]
     asked = {"controlnet_module": "pidinet", "controlnet_input_images": [_png(_photo(8, 8))]}
     answer = client.post("/controlnet/detect", json=asked)
