@@ -95,12 +95,13 @@ def test_with_the_lenient_setting_a_failing_unit_is_left_out_and_said(
 
 
 def test_detected_maps_are_saved_as_files(host: Host, setting: Callable[..., None]) -> None:
+    folder = host.folder / "outputs" / "detected_maps"
+    before = set(folder.rglob("*.png"))
     setting(control_net_detectmap_autosaving=True)
     _, canny, ready = host.pictures(unit(), unit(module="none"))
     setting(control_net_no_detectmap=True)
     assert len(host.pictures(unit())) == 1
-    folder = host.folder / "outputs" / "detected_maps"
-    saved = sorted(folder.rglob("*.png"))
+    saved = sorted({*folder.rglob("*.png")} - before)
     assert [file.parent.name for file in saved] == ["canny", "canny"], "a ready map is the user's own"
     assert np.array_equal(np.asarray(Image.open(saved[0])), canny)
     assert ready.shape == canny.shape
@@ -120,7 +121,10 @@ print(*current().cache.networks.store.folders[:2], sep="\\n")
     assert told.splitlines() == ["weights", str(tmp_path / "models" / "ControlNetPreprocessor")]
 
 
-def test_programs_cannot_choose_where_files_go(host: Host) -> None:
-    host.post("/sdapi/v1/options", {"control_net_detectedmap_dir": "/elsewhere"})
-    options = host.session.get("/sdapi/v1/options").json()
-    assert options.get("control_net_detectedmap_dir", "detected_maps") == "detected_maps"
+def test_programs_cannot_choose_where_files_go(
+    host: Host, setting: Callable[..., None], tmp_path: Path
+) -> None:
+    host.post("/sdapi/v1/options", {"control_net_detectedmap_dir": str(tmp_path)})
+    setting(control_net_detectmap_autosaving=True)
+    host.pictures(unit())
+    assert not list(tmp_path.iterdir())

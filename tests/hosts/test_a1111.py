@@ -397,9 +397,13 @@ def test_every_checkpoint_is_controlled_or_says_why_not(host: Client, plain: NDA
 
 
 def test_a_refiner_of_the_same_kind_is_controlled_too(host: Client) -> None:
-    fit = next(
-        (t for t in checkpoints(host) if host.ask(unit(weight=0), **_with(t)).status_code == 200), None
-    )
+    def fits(title: str) -> bool:
+        """As a checkpoint of a unit's kind, and as a refiner, which those with more channels cannot be."""
+        refining = dict(refiner_checkpoint=title, refiner_switch_at=0.5)
+        jobs = (host.ask(unit(weight=0), **_with(title)), host.ask(**refining))
+        return all(answer.status_code == 200 for answer in jobs)
+
+    fit = next(filter(fits, checkpoints(host)), None)
     if fit is None:
         pytest.skip("this WebUI has no second checkpoint of the same kind")
     host.pictures()  # the first checkpoint is back

@@ -89,16 +89,15 @@ def test_programs_cannot_choose_where_files_go(
     if host.watch()["useragent"]:
         host.post("/sdapi/v1/options", {"api_useragent": ""})
         pytest.skip("this WebUI lets programs set what nobody but its user may")
-    host.post("/sdapi/v1/options", {"control_net_detectedmap_dir": str(tmp_path)})
-    setting(control_net_detectmap_autosaving=True)
-    host.pictures(unit())
-    assert not list(tmp_path.iterdir())
+    test_clients.test_programs_cannot_choose_where_files_go(host, setting, tmp_path)
 
 
 def test_detected_maps_are_saved_as_files(host: Host, setting: Callable[..., None]) -> None:
+    maps = "detected_maps/*/**/*.png"  # in folders of the day
+    before = set((host.folder / "outputs").rglob(maps))
     setting(control_net_detectmap_autosaving=True)
     _, canny, _ = host.pictures(unit(), unit(module="none"))
-    saved = list((host.folder / "outputs").rglob("detected_maps/*/**/*.png"))  # in folders of the day
+    saved = list({*(host.folder / "outputs").rglob(maps)} - before)
     assert len(saved) == 1, "a ready map is the user's own"
     assert "canny" in saved[0].parts
     assert np.array_equal(np.asarray(Image.open(saved[0])), canny)
