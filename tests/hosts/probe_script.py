@@ -111,6 +111,9 @@ def edit(name, p, args, kwargs):
         kwargs["noise"].zero_()
     elif name == "postprocess_batch":
         kwargs["images"].fill_(1.0)
+    elif name == "post_sample" and getattr(args[0].samples, "already_decoded", False):
+        for picture in args[0].samples:
+            picture.zero_()
     elif name == "post_sample":
         args[0].samples = args[0].samples * 0 + 0.5
     elif name == "postprocess_image":

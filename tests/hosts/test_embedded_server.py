@@ -124,6 +124,10 @@ class TestHires:
         ]
         assert answer.of("post_sample") == [["DecodedSamples"]]
 
+    def test_scripts_are_given_the_pictures_as_on_a1111(self, host):
+        """From -1 to 1, as its processing.py scales them to 0..1 after `post_sample`: 0 is grey."""
+        assert np.abs(host.txt2img({"edit": "post_sample"}, **HIRES_JOB).arrays[0] - 127.5).max() <= 0.5
+
     @pytest.mark.parametrize(
         ("fields", "size"),
         [

@@ -19,10 +19,19 @@ def encode(vae: Any, pictures: Tensor) -> Tensor:
 
 
 def decode(vae: Any, latents: Tensor) -> Tensor:
-    """The pictures "B 3 H W", 0..1, of scaled latents "B 4 h w"; one by one, which bounds the memory."""
+    """The pictures "B 3 H W", 0..1, of scaled latents "B 4 h w"."""
+    return shown(decode_raw(vae, latents))
+
+
+def decode_raw(vae: Any, latents: Tensor) -> Tensor:
+    """As `decode`, but as the VAE answers, about -1..1; one by one, which bounds the memory."""
     scaled = latents.to(_device(vae), vae.dtype) / vae.config.scaling_factor
-    pictures = [vae.decode(one[None], return_dict=False)[0] for one in scaled]
-    return (torch.cat(pictures).float() / 2 + 0.5).clamp(0, 1)
+    return torch.cat([vae.decode(one[None], return_dict=False)[0] for one in scaled]).float()
+
+
+def shown(raw: Tensor) -> Tensor:
+    """Pictures of 0..1 of what a VAE answers."""
+    return (raw / 2 + 0.5).clamp(0, 1)
 
 
 def _device(vae: Any) -> Any:

@@ -147,7 +147,7 @@ def _batch(p: StableDiffusionProcessing, n: int) -> list[Image.Image]:
 def _decoded(p: StableDiffusionProcessing, samples: Tensor | DecodedSamples) -> Tensor:
     """Pictures "B 3 H W", 0..1, on the CPU."""
     if isinstance(samples, DecodedSamples):
-        return torch.stack(samples).cpu()
+        return latents.shown(torch.stack(samples)).cpu()
     return latents.decode(p.sd_model.vae, samples).cpu()
 
 

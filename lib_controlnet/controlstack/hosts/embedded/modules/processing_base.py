@@ -30,7 +30,10 @@ NOT_OFFERED = (
 
 
 class DecodedSamples(list[Tensor]):
-    """The pictures "3 H W", 0..1, of a hires pass, which A1111 hands to `post_sample` in place of latents."""
+    """The pictures "3 H W" of a hires pass as the VAE answers, about -1..1.
+
+    A1111 hands them to `post_sample` in place of latents.
+    """
 
     already_decoded = True
 

@@ -121,7 +121,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         start = self.start(prompts, init=enlarged, steps=steps, strength=strength, schedule=schedule)
         refined = self.run_pass(start, str(sampler))
         self.is_hr_pass = False
-        return DecodedSamples(latents.decode(self.sd_model.vae, refined))
+        return DecodedSamples(latents.decode_raw(self.sd_model.vae, refined))
 
     def _enlarged(self, samples: Tensor) -> Tensor:
         width, height = self.hr_upscale_to_x, self.hr_upscale_to_y
