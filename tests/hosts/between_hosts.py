@@ -49,9 +49,10 @@ HIRES = dict(
     hr_second_pass_steps=2,
     hr_upscaler="Latent",
     denoising_strength=0.7,
+    hr_cfg=JOB["cfg_scale"],
     hr_additional_modules=["Use same choices"],
 )
-"""Forge's API fails without the last."""
+"""Forge and reForge guide the second pass by `hr_cfg`, 1 unless named; Forge's API fails without the last."""
 RECORDED = ("call", "output", "control0")
 
 
@@ -61,6 +62,7 @@ def cases(first: str, second: str) -> dict[str, tuple[list[dict[str, Any]], dict
     two = [one, {**one, "model": second, "image": OTHER, "weight": 0.7}]
     modes = ("Balanced", "My prompt is more important", "ControlNet is more important")
     late = {**one, "image": OTHER, "guidance_start": 0.5}
+    strong = {"weight": 2, "control_mode": modes[1]}
     mixed = [{**unit, "control_mode": mode} for unit, mode in zip([*two, late], modes, strict=True)]
     return {
         "plain": ([], {}),
@@ -70,7 +72,10 @@ def cases(first: str, second: str) -> dict[str, tuple[list[dict[str, Any]], dict
         "three units in three modes, the third from 0.5": (mixed, {}),
         modes[1]: ([{**one, "control_mode": modes[1]}], {}),
         modes[2]: ([{**one, "control_mode": modes[2]}], {}),
+        f"{modes[1]}, two units of weight 2": ([{**unit, **strong} for unit in two], {}),
+        f"{modes[2]}, weight 2": ([{**one, "weight": 2, "control_mode": modes[2]}], {}),
         "window 0 to 0.5": ([{**one, "guidance_end": 0.5}], {}),
+        "window 0.5 to 1": ([{**one, "guidance_start": 0.5}], {}),
         "region": ([{**one, "effective_region_mask": HALF}], {}),
         "plain, hires fix": ([], HIRES),
         "one unit, hires fix": ([one], HIRES),
@@ -158,7 +163,7 @@ def _furthest(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> s
 
 
 def compare(checkpoint: str, *files: str) -> Iterator[str]:
-    """Of each case: what control changes on each host, in levels, and how far two hosts are apart.
+    """Of each case all were asked: what control changes on each host, in levels, and which two differ most.
 
     Relative error: the norm of the difference of two changes over that of the first, of pictures and of
     latents.
@@ -171,22 +176,29 @@ def compare(checkpoint: str, *files: str) -> Iterator[str]:
         host: {name: _decoded(vae, x) for name, x in latents.items()} for host, latents in hosts.items()
     }
     pairs = list(combinations(hosts, 2))
-    columns = [*(f"change on {host}" for host in hosts), *(f"{a} and {b}" for a, b in pairs)]
-    yield f"| case | {' | '.join(columns)} |"
-    yield "|---" * (1 + len(columns)) + "|"
+    yield f"| case | {' | '.join(f'change on {host}' for host in hosts)} | furthest apart | in latents |"
+    yield "|---" * (3 + len(hosts)) + "|"
     for name in next(iter(hosts.values())):
+        if any(name not in latents for latents in hosts.values()):
+            continue
         if name.startswith("plain"):
-            apart = [f"{np.abs(pictures[a][name] - pictures[b][name]).max():.2g}" for a, b in pairs]
-            yield f"| {name} | {' | '.join(['', *([''] * (len(hosts) - 1)), *apart])} |"
+            apart, *pair = max((_levels(pictures[a][name], pictures[b][name]), a, b) for a, b in pairs)
+            yield f"| {name} |{' |' * len(hosts)} {apart:.2g} levels, {' and '.join(pair)} | |"
             continue
         bare = "plain, hires fix" if "hires" in name else "plain"
         seen, hidden = (
             {host: found[name] - found[bare] for host, found in every.items()} for every in (pictures, hosts)
         )
         cells = [f"{np.abs(change).mean():.1f}" for change in seen.values()]
-        for a, b in pairs:
-            cells.append(f"{_apart(seen[a], seen[b]):.2%}, latents {_apart(hidden[a], hidden[b]):.2%}")
+        for changes in (seen, hidden):
+            apart, *pair = max((_apart(changes[a], changes[b]), a, b) for a, b in pairs)
+            cells.append(f"{apart:.3%}, {' and '.join(pair)}")
         yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _levels(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """The largest difference of two pictures."""
+    return float(np.abs(one - other).max())
 
 
 @torch.no_grad()
