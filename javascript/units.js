@@ -65,11 +65,20 @@
             units.forEach((unit, index) => {
                 for (const button of buttons({ panel, index })) {
                     button.classList.toggle("cnet-unit-active", unit.on);
-                    set(button, "data-cnet-type", unit.type === ALL ? "" : unit.type);
+                    set(suffix(button), "data-cnet-type", unit.type === ALL ? "" : unit.type);
                 }
             });
             badge(panel, units.filter((unit) => unit.on).length);
         }
+    }
+
+    /** The place of the control type in a tab's button. The button's own `::after` is a gradio's line below it. */
+    function suffix(button) {
+        const { element } = controlstack.dom;
+        return (
+            button.querySelector(".cnet-unit-type") ??
+            button.appendChild(element("span", { class: "cnet-unit-type" }))
+        );
     }
 
     /** An attribute, absent for "": written only when it changes, or the page would never come to rest. */

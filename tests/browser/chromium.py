@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,9 +25,18 @@ QUIET = (
 )
 PATIENCE = 300
 """Seconds that anything may take on a busy machine."""
+_MOVE = 60
+"""ms that the pointer takes from one point to the next"""
 
 ENTRY = "ul[role=listbox] [role=option], ul.options li.item"
 """An entry of the dropdown that is open."""
+
+FEW_FRAMES = """
+const paint = window.requestAnimationFrame.bind(window);
+window.requestAnimationFrame = (next) => setTimeout(() => paint(next), 100);
+window.cancelAnimationFrame = (frame) => clearTimeout(frame);
+"""
+"""A slow screen. Gradio 4 and later paint their canvases at each frame, here without a graphics card."""
 
 A_COPY = "return Boolean(arguments[0].closest('[aria-hidden=true], .visually-hidden'))"
 """Whether an element is one that gradio measures widths with."""
@@ -57,10 +66,16 @@ def browser(profile: Path, size: tuple[int, int] = (1400, 1600), *, dark: bool =
         options.add_argument(argument)
     running = webdriver.Chrome(options, webdriver.ChromeService(driver))
     running.command_executor.client_config.timeout = PATIENCE
+    _slow(running)
     try:
         yield running
     finally:
         running.quit()
+
+
+def _slow(driver: Chrome) -> None:
+    """Have the tab's pages paint few frames."""
+    driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": FEW_FRAMES})
 
 
 class Page:
@@ -72,6 +87,20 @@ class Page:
     def open(self, path: str = "/", ready: str = "#txt2img_generate") -> None:
         self.driver.get(self.address + path)
         self.find(ready)
+
+    def anew(self) -> None:
+        """Leave everything behind for an empty tab. A reload would wait for the old page's canvases, which no
+        graphics card paints here."""
+        left = self.driver.window_handles
+        self.driver.switch_to.new_window("tab")
+        empty = self.driver.current_window_handle
+        for handle in left:
+            self.driver.switch_to.window(handle)
+            self.driver.close()
+        self.driver.switch_to.window(empty)
+        _slow(self.driver)
+        stored = {"origin": self.address, "storageTypes": "local_storage"}
+        self.driver.execute_cdp_cmd("Storage.clearDataForOrigin", stored)
 
     def until(self, condition: Callable[[], Found], what: str = "", seconds: float = PATIENCE) -> Found:
         """What the condition returns, once that is true."""
@@ -173,6 +202,27 @@ class Page:
         self.upload(selector, file)
         self.until(lambda: self.all(f"{selector} canvas, {selector} img"), f"the picture in {selector}")
 
+    def brush(self, selector: str, points: Sequence[tuple[float, float]]) -> None:
+        """A stroke of the pointer over the canvas in here, through points (shares of its sides)."""
+        from selenium.webdriver import ActionChains
+
+        canvas = self.shown(f"{selector} canvas")
+        self.run("arguments[0].scrollIntoView({block: 'center'})", canvas)
+        box = canvas.rect
+        hand = ActionChains(self.driver, duration=_MOVE)
+        for nth, (across, down) in enumerate(points):
+            at = round((across - 0.5) * box["width"]), round((down - 0.5) * box["height"])
+            hand.move_to_element_with_offset(canvas, *at)
+            if nth == 0:
+                hand.click_and_hold()
+        hand.release().perform()
+
+    def escape(self) -> None:
+        """Press the key that closes what lies over the page."""
+        from selenium.webdriver import ActionChains, Keys
+
+        ActionChains(self.driver).send_keys(Keys.ESCAPE).perform()
+
     def tab(self, title: str, within: str = "#tabs") -> None:
         self.click(f"{within} button", title)
 
@@ -217,10 +267,10 @@ class Page:
                 found.append(value)
         return found
 
-    def strangers(self) -> set[str]:
-        """The other hosts that were asked for something."""
+    def strangers(self, requests: Sequence[str] | None = None) -> set[str]:
+        """The other hosts among these requests, or else among those since `requests` was last called."""
         own = urlsplit(self.address)
-        split = [urlsplit(url) for url in self.requests()]
+        split = [urlsplit(url) for url in (self.requests() if requests is None else requests)]
         asked = [url for url in split if url.scheme not in ("data", "blob", "chrome")]
         return {url.netloc for url in asked if (url.hostname, url.port) != (own.hostname, own.port)}
 

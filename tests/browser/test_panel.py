@@ -1,15 +1,18 @@
 """What people do with the panel, in a browser, with the demo models on the embedded host.
 
-The journeys build on each other as a person's do; each says what it starts from.
+Each journey starts with a fresh page, and no request of it may leave for another host.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +20,13 @@ from chromium import Page, browser
 from embedded_server import running
 from PIL import Image
 
+from controlstack import pose
 from controlstack.hosts.embedded.demo_models import BASE, CONTROLNETS, EXAMPLES, FOLDER
 
 pytestmark = pytest.mark.browser
 
 SCENE = "a blue sphere and a yellow cone on stone under a pale sky, daylight"
-JOB = {"prompt": SCENE, "steps": 6, "width": 128, "height": 128, "cfg_scale": 3, "seed": 2}
+JOB = {"prompt": SCENE, "steps": 4, "width": 128, "height": 128, "cfg_scale": 3, "seed": 2}
 PICTURES = FOLDER / EXAMPLES
 PANEL = "#txt2img_controlnet"
 SHOTS = os.environ.get("CONTROLSTACK_SCREENSHOTS")
@@ -33,33 +37,52 @@ def unit(place: int, suffix: str) -> str:
     return f"{PANEL}_ControlNet-{place}{suffix}"
 
 
+RESULT = "#txt2img_gallery"
+WEIGHT = unit(0, "_controlnet_control_weight_slider")
+RADIOS = ("_controlnet_control_mode_radio", "_controlnet_resize_mode_radio")
+FIELDS = (
+    *("_controlnet_preprocessor_dropdown", "_controlnet_model_dropdown", "_controlnet_control_weight_slider"),
+    *("_controlnet_start_control_step_slider", "_controlnet_ending_control_step_slider"),
+    *("_controlnet_threshold_A_slider", "_controlnet_threshold_B_slider"),
+)
+
+
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def window(tmp_path_factory):
     models = ["--ckpt", str(FOLDER / f"{BASE}.safetensors"), "--controlnet-dir", str(FOLDER / CONTROLNETS)]
     host = running(tmp_path_factory.mktemp("host"), *models, page=True)
     with host as client, browser(tmp_path_factory.mktemp("profile"), (1400, 2000)) as driver:
-        page = Page(driver, client.address)
-        start(page)
-        yield page
-        assert page.strangers() == set()
+        yield Page(driver, client.address)
 
 
-@pytest.fixture(autouse=True)
-def shot(page, request):
-    yield
+@pytest.fixture
+def page(window, request):
+    """A fresh page with the job's values and the panel open."""
+    window.anew()
+    window.requests()
+    window.open()
+    for name, value in JOB.items():
+        window.fill(f"#txt2img_{name}", value)
+    window.open_accordion(f"{PANEL}_accordion")
+    window.shown(unit(0, "_controlnet_enable_checkbox"))
+    yield window
+    shoot(window, request.node.name.removeprefix("test_"))
+    asked = window.requests()
+    assert any(address.startswith(window.address) for address in asked), "the network log is empty"
+    assert window.strangers(asked) == set()
+
+
+def shoot(page: Page, name: str, top: str = f"{PANEL}_accordion") -> None:
+    """A picture of the window from here on, if somebody wants one."""
     if SHOTS:
-        page.run("document.querySelector(arguments[0]).scrollIntoView()", f"{PANEL}_accordion")
-        name = request.node.name.removeprefix("test_")
+        page.run("document.querySelector(arguments[0]).scrollIntoView()", top)
+        time.sleep(1)  # until what was just changed has been painted
         page.save(Path(SHOTS) / f"{name}-gradio-{page.run('return window.gradio_config.version')}.png")
 
 
-def start(page: Page) -> None:
-    """A fresh page with the job's values and the panel open."""
-    page.open()
-    for name, value in JOB.items():
-        page.fill(f"#txt2img_{name}", value)
-    page.open_accordion(f"{PANEL}_accordion")
-    page.shown(unit(0, "_controlnet_enable_checkbox"))
+def pause() -> None:
+    """As long as a person takes from a field to a button."""
+    time.sleep(1)
 
 
 def paint(page: Page) -> str:
@@ -81,84 +104,96 @@ def said_of(infotext: str, place: int) -> dict[str, str]:
     return dict(part.split(": ", 1) for part in found[1].split(", "))
 
 
+def values(page: Page) -> dict[str, str]:
+    """What stands in the first unit's fields."""
+    radio = (
+        "return document.querySelector(arguments[0] + ' input:checked').closest('label').textContent.trim()"
+    )
+    chosen = {name: page.run(radio, unit(0, name)) for name in RADIOS}
+    return chosen | {name: page.value(unit(0, name)) for name in FIELDS}
+
+
+def sent_with_pictures(page: Page) -> dict[str, Any]:
+    """The first unit as the page would send it, from *What will be sent*."""
+    page.open_accordion(unit(0, "_sent"))
+    page.check(unit(0, "_sent_pictures"))
+    page.click(unit(0, "_sent_show"))
+    return json.loads(page.until(lambda: page.value(unit(0, "_sent_json")), "what will be sent"))
+
+
+def choose_type(page: Page, place: int, name: str) -> None:
+    """A control type, and the model that belongs to it."""
+    page.click(unit(place, "_controlnet_type_filter_radio label"), name)
+    model = unit(place, "_controlnet_model_dropdown")
+    page.until(lambda: name.lower() in page.value(model), f"a model for {name}")
+
+
 def canny(page: Page) -> None:
-    """A picture in unit 0, and Canny."""
+    """A picture in the first unit, and Canny."""
     page.upload_to_canvas(unit(0, "_input_image"), PICTURES / "scene.png")
-    page.click(unit(0, "_controlnet_type_filter_radio label"), "Canny")
+    choose_type(page, 0, "Canny")
     page.until(lambda: page.value(unit(0, "_controlnet_preprocessor_dropdown")) == "canny", "canny")
-    page.until(lambda: "canny" in page.value(unit(0, "_controlnet_model_dropdown")), "a canny model")
+    page.until(lambda: page.is_checked(unit(0, "_controlnet_enable_checkbox")), "a picture enables the unit")
 
 
-def bright(page: Page, selector: str) -> float:
-    """How much of the picture in here is bright, 0..1."""
+def unusual(page: Page) -> None:
+    """Values of the first unit that are not the usual ones."""
+    page.fill(WEIGHT, 0.65)
+    page.fill(unit(0, "_controlnet_ending_control_step_slider"), 0.8)
+    page.click(unit(0, "_controlnet_control_mode_radio label"), "ControlNet is more important")
+
+
+def others(page: Page) -> None:
+    """Again others, which must not stay."""
+    choose_type(page, 0, "Depth")
+    page.fill(WEIGHT, 1.5)
+    page.fill(unit(0, "_controlnet_ending_control_step_slider"), 1)
+    page.click(unit(0, "_controlnet_control_mode_radio label"), "Balanced")
+    pause()
+
+
+def pixels(page: Page, selector: str) -> np.ndarray:
+    """The picture in here, H W 3 of 0..1."""
     page.picture(selector)
-    return page.run(
+    drawn = page.run(
         """
         const seen = document.querySelector(arguments[0] + " img");
-        const [width, height] = [seen.naturalWidth, seen.naturalHeight];
-        const sheet = new OffscreenCanvas(width, height).getContext("2d");
-        sheet.drawImage(seen, 0, 0);
-        const levels = sheet.getImageData(0, 0, width, height).data;
-        return levels.filter((level, i) => i % 4 === 0 && level > 128).length / (width * height);
+        const sheet = document.createElement("canvas");
+        [sheet.width, sheet.height] = [seen.naturalWidth, seen.naturalHeight];
+        sheet.getContext("2d").drawImage(seen, 0, 0);
+        return sheet.toDataURL("image/png");
         """,
         selector,
     )
+    return decoded(drawn.partition(",")[2])
+
+
+def decoded(told: str) -> np.ndarray:
+    """A picture in base64, H W 3 of 0..1."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(told))).convert("RGB")) / 255
 
 
 def test_canny_from_a_picture_to_a_result_with_its_map(page):
     canny(page)
-    assert page.is_checked(unit(0, "_controlnet_enable_checkbox"))  # putting a picture in enables the unit
     page.click(unit(0, "_controlnet_trigger_preprocessor"))
     assert page.size(unit(0, "_generated_image")) == (128, 128)  # what the network gets
-    assert 0.005 < bright(page, unit(0, "_generated_image")) < 0.3  # lines
+    assert 0.005 < pixels(page, unit(0, "_generated_image")).mean() < 0.3  # lines
     said = said_of(paint(page), 0)
     assert (said["Module"], said["Weight"]) == ("canny", "1.0")
     assert said["Model"].startswith("controlstack-demo-canny")
     assert page.size("#txt2img_gallery") == (128, 128)
     page.until(lambda: len(page.all("#txt2img_maps img")) >= 1, "the map")
-
-
-def test_its_infotext_pasted_gives_the_same_unit(page):
-    """The unit of before, with other values than the usual ones."""
-    page.fill(unit(0, "_controlnet_control_weight_slider"), 0.65)
-    page.fill(unit(0, "_controlnet_ending_control_step_slider"), 0.8)
-    page.click(unit(0, "_controlnet_control_mode_radio label"), "ControlNet is more important")
-    infotext = paint(page)
-    assert said_of(infotext, 0)["Weight"] == "0.65"
-    start(page)
-    page.upload_to_canvas(unit(0, "_input_image"), PICTURES / "scene.png")
-    page.fill("#txt2img_prompt", "something else")
-    page.fill("#txt2img_infotext", infotext)
-    page.click("#txt2img_paste")
-    page.until(lambda: page.value("#txt2img_prompt") == SCENE, "the prompt")
-    weight = unit(0, "_controlnet_control_weight_slider")
-    page.until(lambda: page.value(weight) == "0.65", "the weight")
-    page.until(lambda: page.is_checked(unit(0, "_controlnet_enable_checkbox")), "the unit is on")
-    assert said_of(paint(page), 0) == said_of(infotext, 0)
-
-
-def test_a_preset_brings_the_units_back(page):
-    """The unit of before."""
-    page.open_accordion(f"{PANEL}_presets")
-    page.fill(f"{PANEL}_preset_name", "my edges")
-    page.click(f"{PANEL}_preset_save")
-    page.until(lambda: "my edges" in page.value(f"{PANEL}_preset_dropdown"), "the preset's name")
-    page.fill(unit(0, "_controlnet_control_weight_slider"), 1.5)
-    time.sleep(1)  # as long as a person takes from a field to a button
-    page.click(f"{PANEL}_preset_load")
-    page.until(lambda: page.value(unit(0, "_controlnet_control_weight_slider")) == "0.65", "the weight")
-    assert page.value(unit(0, "_controlnet_preprocessor_dropdown")) == "canny"
+    shoot(page, "result", "#txt2img_gallery")
 
 
 def test_two_units_stacked_and_seen_in_the_overview(page):
-    """The unit of before, and a depth map in the next."""
+    canny(page)
     page.click("#txt2img_controlnet_tabs button", "ControlNet Unit 1")
     page.shown(unit(1, "_controlnet_enable_checkbox"))
     page.upload_to_canvas(unit(1, "_input_image"), PICTURES / "scene-depth.png")
-    page.click(unit(1, "_controlnet_type_filter_radio label"), "Depth")
-    page.until(lambda: "depth" in page.value(unit(1, "_controlnet_model_dropdown")), "a depth model")
+    choose_type(page, 1, "Depth")
     page.choose(unit(1, "_controlnet_preprocessor_dropdown"), "none")
-    page.check(unit(1, "_controlnet_enable_checkbox"))
+    page.until(lambda: page.is_checked(unit(1, "_controlnet_enable_checkbox")), "the unit is on")
     infotext = paint(page)
     assert said_of(infotext, 1)["Model"].startswith("controlstack-demo-depth")
     assert said_of(infotext, 0)["Module"] == "canny"
@@ -169,52 +204,94 @@ def test_two_units_stacked_and_seen_in_the_overview(page):
     page.until(lambda: page.all(row) and "depth" in page.text(row).lower(), "the second unit's row")
 
 
-def test_a_region_mask_is_used(page, tmp_path):
-    """Both units of before; the second one acts on the left half alone."""
-    before = paint(page)
-    assert "Region Mask Hash" not in before
-    left = Image.new("L", (128, 128))
-    left.paste(255, (0, 0, 64, 128))
-    left.save(tmp_path / "left.png")
-    page.click("#txt2img_controlnet_tabs button", "ControlNet Unit 1")
-    page.check(unit(1, "_controlnet_mask_upload_checkbox"))
-    page.upload_to_canvas(unit(1, "_mask_image"), tmp_path / "left.png")
-    page.until(lambda: "Region Mask Hash" in said_of(paint(page), 1), "the mask in the infotext")
+def test_a_region_is_drawn_by_hand(page):
+    """Left of the middle of the unit's picture, and there alone the unit acts. It does so in the later steps:
+    in the first ones all of a picture follows from each part."""
+    paint(page)
+    without = pixels(page, RESULT)
+    canny(page)
+    page.fill(unit(0, "_controlnet_start_control_step_slider"), 0.5)
+    page.check(unit(0, "_controlnet_mask_upload_checkbox"))
+    if page.gradio == 4:  # there, all units share a canvas, which shows the unit's picture
+        page.click(unit(0, "_draw"))
+        canvas = f"{PANEL}_draw_editor"
+    else:
+        canvas = unit(0, "_mask_image")
+        page.upload_to_canvas(canvas, PICTURES / "scene.png")
+    page.shown(f"{canvas} canvas")
+    time.sleep(2)  # until the picture lies on the canvas
+    page.brush(canvas, [(0.3, 0.3), (0.3, 0.5), (0.3, 0.7), (0.25, 0.7), (0.25, 0.3)])
+    pause()
+    shoot(page, "region-canvas", canvas)
+    if page.gradio == 4:
+        page.click(f"{PANEL}_draw_region")
+        page.picture(unit(0, "_mask_image"))
+    region = decoded(sent_with_pictures(page)["effective_region_mask"])[..., 0] > 0.5
+    half = region.shape[1] // 2
+    assert 0.05 < region[:, :half].mean() < 0.9
+    assert not region[:, half:].any()
+    old = page.picture(RESULT)
+    assert "Region Mask Hash" in said_of(paint(page), 0)
+    page.until(lambda: page.picture(RESULT) != old, "the result")
+    change = np.abs(pixels(page, RESULT) - without).mean(2)
+    assert change[region].mean() > 5 * change[~region].mean()
 
 
 def test_a_pose_is_edited(page):
-    """A pose from a file, moved by hand, is what the unit gets."""
-    start(page)
-    points = np.array([[64, 20], [64, 40], [50, 40], [44, 60], [40, 78], [78, 40], [84, 60], [88, 78]])
-    body = np.zeros((18, 3))
-    body[:8] = np.hstack([points, np.ones((8, 1))])
-    people = [{"people": [{"pose_keypoints_2d": body.ravel().tolist()}], "canvas_width": 128}]
-    people[0]["canvas_height"] = 128
-    page.click(unit(0, "_controlnet_type_filter_radio label"), "OpenPose")
-    page.until(lambda: "openpose" in page.value(unit(0, "_controlnet_model_dropdown")), "a pose model")
-    page.fill(unit(0, "_pose_json"), json.dumps(people[0]))
-    page.run("document.querySelector(arguments[0]).click()", unit(0, "_pose_render"))
-    page.picture(unit(0, "_generated_image"))
-    page.click(unit(0, "_pose_edit"))
-    nose = page.shown('.cnet-pose-point[data-part="body"][data-point="0"]')
+    """Somebody who stands takes a hand off the hip."""
     from selenium.webdriver import ActionChains
 
-    ActionChains(page.driver).drag_and_drop_by_offset(nose, 40, 0).perform()
-    if SHOTS:
-        page.save(Path(SHOTS) / f"pose-editor-gradio-{page.run('return window.gradio_config.version')}.png")
+    choose_type(page, 0, "OpenPose")
+    page.click(unit(0, "_pose_edit"))
+    wrist = page.shown('.cnet-pose-point[data-part="body"][data-point="4"]')
+    ActionChains(page.driver).drag_and_drop_by_offset(wrist, -60, 0).perform()
+    shoot(page, "pose-editor")
     page.click(".cnet-modal button", "Send to the unit")
-    moved = page.until(lambda: json.loads(page.value(unit(0, "_pose_json"))), "the pose sent")
-    sent = (moved[0] if isinstance(moved, list) else moved)["people"][0]["pose_keypoints_2d"]
-    assert sent[0] > 0.51  # of the width; it was 0.5
+    found = pose.parse(json.loads(page.until(lambda: page.value(unit(0, "_pose_json")), "the pose sent")))
+    across = found.people[0].body[:, 0] / found.width
+    assert across[1] == pytest.approx(0.5, abs=0.01), "the neck stays in the middle"
+    assert across[7] - across[1] + 0.03 < across[1] - across[4], "one wrist is farther from it than the other"
+    assert page.size(unit(0, "_generated_image")) == (128, 128)
     page.check(unit(0, "_controlnet_enable_checkbox"))
     assert said_of(paint(page), 0)["Model"].startswith("controlstack-demo-openpose")
     page.until(lambda: len(page.all("#txt2img_maps img")) >= 1, "the drawn pose")
 
 
+def test_its_infotext_pasted_gives_the_same_unit(page):
+    canny(page)
+    unusual(page)
+    infotext, before = paint(page), values(page)
+    assert said_of(infotext, 0)["Weight"] == "0.65"
+    others(page)
+    page.check(unit(0, "_controlnet_enable_checkbox"), False)
+    page.fill("#txt2img_prompt", "something else")
+    page.fill("#txt2img_infotext", infotext)
+    page.click("#txt2img_paste")
+    page.until(lambda: page.value("#txt2img_prompt") == SCENE, "the prompt")
+    page.until(lambda: page.value(WEIGHT) == "0.65", "the weight")
+    page.until(lambda: page.is_checked(unit(0, "_controlnet_enable_checkbox")), "the unit is on")
+    page.until(lambda: values(page) == before, f"{before} again")
+    assert said_of(paint(page), 0) == said_of(infotext, 0)
+
+
+def test_a_preset_brings_the_units_back(page):
+    choose_type(page, 0, "Canny")
+    unusual(page)
+    before = values(page)
+    page.open_accordion(f"{PANEL}_presets")
+    pause()
+    page.fill(f"{PANEL}_preset_name", "my edges")
+    pause()
+    page.click(f"{PANEL}_preset_save")
+    page.until(lambda: "my edges" in page.value(f"{PANEL}_preset_dropdown"), "the preset's name")
+    others(page)
+    page.click(f"{PANEL}_preset_load")
+    page.until(lambda: page.value(WEIGHT) == "0.65", "the weight")
+    page.until(lambda: values(page) == before, f"{before} again")
+
+
 def test_a_mistake_is_told_at_its_unit(page):
-    start(page)
-    page.click(unit(0, "_controlnet_type_filter_radio label"), "Canny")
-    page.until(lambda: "canny" in page.value(unit(0, "_controlnet_model_dropdown")), "a canny model")
+    choose_type(page, 0, "Canny")
     page.check(unit(0, "_controlnet_enable_checkbox"))
     page.click("#txt2img_generate")
     page.says("picture", unit(0, "_mistake"))

@@ -227,6 +227,11 @@ def test_a_pose_is_imported_and_a_wrong_file_is_told(page, tmp_path):
     assert json.loads(page.value(U + "_pose_json")) == {**animal, "animals": [[20, 30, 1] * 17]}
 
 
+def typed(tab):
+    """The control type beside a tab's name."""
+    return tab.find_element("css selector", ".cnet-unit-type").get_attribute("data-cnet-type")
+
+
 def test_a_unit_that_gets_a_picture_is_on_and_says_so(page, tmp_path):
     Image.new("RGB", (77, 92)).save(tmp_path / "picture.png")
     tab = page.find("#txt2img_controlnet_tabs .tab-nav button")
@@ -235,7 +240,7 @@ def test_a_unit_that_gets_a_picture_is_on_and_says_so(page, tmp_path):
     assert page.is_checked(U + "_controlnet_enable_checkbox")
     assert page.find(".cnet-badge").text == "[1 unit]"
     page.click(U + "_controlnet_type_filter_radio label", "Canny")
-    page.until(lambda: tab.get_attribute("data-cnet-type") == "Canny", "the type")
+    page.until(lambda: typed(tab) == "Canny", "the type")
     page.check(OTHER + "_controlnet_enable_checkbox")
     page.until(lambda: page.find(".cnet-badge").text == "[2 units]", "the badge")
     for unit in (U, OTHER):
@@ -247,7 +252,7 @@ def test_a_unit_that_gradio_has_not_made_yet_counts_by_the_servers_word(page):
     told = [{"on": True, "type": "Depth"}, {"on": False, "type": "All"}, {"on": True, "type": "Canny"}]
     page.fill("#txt2img_controlnet_units", json.dumps(told))
     first, _, third = page.all("#txt2img_controlnet_tabs .tab-nav button")
-    page.until(lambda: third.get_attribute("data-cnet-type") == "Canny", "the type")
+    page.until(lambda: typed(third) == "Canny", "the type")
     assert "cnet-unit-active" in third.get_attribute("class")
     assert "cnet-unit-active" not in first.get_attribute("class"), "what the page shows of a unit counts"
     assert page.find(".cnet-badge").text == "[1 unit]"

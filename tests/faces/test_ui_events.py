@@ -182,6 +182,20 @@ def test_a_control_type_takes_its_pair_and_only_models_that_fit(stock: Stock) ->
     }
 
 
+def test_a_control_type_leaves_a_pair_of_its_own(stock: Stock) -> None:
+    """Gradio 4 tells of a person's choice also where pasted parameters set the type: then all is in place."""
+    model = stock.control_type("Canny").default_model
+    kept = {"module": "canny", "model": model, "threshold_a": 33}
+    for name in ("All", "Canny"):
+        page = {**AT_REST, **kept, "control_type": name}
+        after = events.applied(page, events.control_type(page, stock))
+        assert {key: after[key] for key in kept} == kept
+    for other in ({"model": "None"}, {"model": "None", "module": "none"}, {"module": "shuffle"}):
+        page = {**AT_REST, **kept, **other, "control_type": "Canny"}
+        after = events.applied(page, events.control_type(page, stock))
+        assert (after["module"], after["model"], after["threshold_a"]) == ("canny", model, 100)
+
+
 def test_another_checkpoint_brings_other_models(stock: Stock) -> None:
     other = Stock(PanelHost(stock.host.folder, SDXL))  # type: ignore[attr-defined]
     listed = events.listed({**AT_REST, "control_type": "Canny"}, other)["model"]["choices"]

@@ -143,6 +143,10 @@ def test_parameters_are_pasted_into_every_unit_and_switch_off_those_they_do_not_
     assert pasted[f"{prefix}1_controlnet_control_weight_slider"]["value"] == 0.5
     assert pasted[f"{prefix}1_controlnet_enable_checkbox"]["value"] is True
     assert pasted[f"{prefix}1_weight_curve"]["value"] == "0@0, 1@1"
+    module = pasted[f"{prefix}1_controlnet_preprocessor_dropdown"]
+    assert module["value"] == "canny"
+    assert "canny" in module["choices"], "another type's list may stand there"
+    assert pasted[f"{prefix}1_controlnet_threshold_A_slider"]["maximum"] == 255
     assert pasted[f"{prefix}0_controlnet_enable_checkbox"]["value"] is False
     assert pasted[f"{prefix}0_controlnet_control_weight_slider"] is None
     assert all(paste({"Steps": "20"}) is None for _, paste in built.scripts[0].infotext_fields)

@@ -11,6 +11,7 @@ from controlstack.log import log
 
 if TYPE_CHECKING:
     from controlstack.faces.ui.layout import PanelView
+    from controlstack.faces.ui.stock import Stock
 
 
 def panel(script: Any, host: WebUI, *, is_img2img: bool) -> list[Any]:
@@ -26,12 +27,12 @@ def panel(script: Any, host: WebUI, *, is_img2img: bool) -> list[Any]:
     if host.beside_builtin:
         takeover()
     try:
-        view = _build("img2img" if is_img2img else "txt2img", host)
+        view, stock = _build("img2img" if is_img2img else "txt2img", host)
     except Exception as error:  # noqa: BLE001  the host would leave the whole script out
         log.exception("The panel could not be built")
         notice(f"{host.name}'s panel could not be built: {error}. The log says more; the HTTP API works.")
         return slots
-    script.infotext_fields = pasting.fields(view, host.name)
+    script.infotext_fields = pasting.fields(view, host.name, stock)
     script.paste_field_names = []
     return [*slots, *(component for unit in view.units for component in unit.values())]
 
@@ -40,7 +41,7 @@ remember = host_page.remember
 """For the host's `on_after_component`."""
 
 
-def _build(tab: str, host: WebUI) -> PanelView:
+def _build(tab: str, host: WebUI) -> tuple[PanelView, Stock]:
     from controlstack.faces.ui import layout, wiring
     from controlstack.faces.ui.stock import Stock
 
@@ -48,7 +49,7 @@ def _build(tab: str, host: WebUI) -> PanelView:
     count = min(max(int(host.option("control_net_unit_count", 3)), 1), MAX_UNITS)
     view = layout.panel(tab, host.name, count, MAX_UNITS, stock)
     wiring.wire(view, stock)
-    return view
+    return view, stock
 
 
 def takeover() -> None:

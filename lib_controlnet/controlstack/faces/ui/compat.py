@@ -17,6 +17,8 @@ MAJOR = int(gr.__version__.partition(".")[0])
 _OLD = MAJOR < 4
 _BRUSH = 20
 """px"""
+_HEIGHT = 242
+"""px of a picture on the page, as sd-webui-controlnet shows previews"""
 _SOURCES = ("upload", "webcam", "clipboard")
 DRAWS_APART = MAJOR == 4
 """gradio 4 keeps a WebGL context for each canvas on the page, shown or not, and browsers grant 16: there all
@@ -78,29 +80,30 @@ def _canvas(field: Field, said: dict[str, Any]) -> Any:
         return _mask(field, said)
     if _OLD:
         return gr.Image(source="upload", tool="sketch", type="numpy", brush_radius=_BRUSH, **said)
-    return _editor(said)
+    return _editor(_SOURCES, said)
 
 
-def _editor(said: dict[str, Any]) -> Any:
+def _editor(sources: Sequence[str], said: dict[str, Any]) -> Any:
     brush = gr.Brush(default_size=_BRUSH, colors=["#ffffff"], color_mode="fixed")
-    more: dict[str, Any] = dict(sources=_SOURCES, brush=brush, layers=False, transforms=(), format="png")
+    more: dict[str, Any] = dict(sources=sources, brush=brush, layers=False, transforms=(), format="png")
     return gr.ImageEditor(type="numpy", **more, **said)
 
 
 def shared_canvas(label: str, elem_id: str) -> Any:
-    """The canvas that units share where they have none of their own."""
-    return _editor({"label": label, "elem_id": elem_id, "interactive": True})
+    """The canvas that units share where they have none of their own. It takes pictures from them alone: that
+    gradio has the brush in hand only where no other picture can be put in."""
+    return _editor((), {"label": label, "elem_id": elem_id, "interactive": True})
 
 
 def _mask(_: Field, said: dict[str, Any]) -> Any:
     """A picture that is only put in."""
-    new: dict[str, Any] = {} if _OLD else {"sources": _SOURCES, "format": "png"}
+    new: dict[str, Any] = {} if _OLD else {"sources": _SOURCES, "format": "png", "height": _HEIGHT}
     return gr.Image(type="numpy", **new, **said)
 
 
 def _preview(_: Field, said: dict[str, Any]) -> Any:
     lossless = {} if _OLD else {"format": "png"}
-    return gr.Image(type="numpy", height=242, **lossless, **{**said, "interactive": False})
+    return gr.Image(type="numpy", height=_HEIGHT, **lossless, **{**said, "interactive": False})
 
 
 def _gallery(_: Field, said: dict[str, Any]) -> Any:

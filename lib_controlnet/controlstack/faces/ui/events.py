@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from controlstack import plan, preprocess
+from controlstack import control_types, plan, preprocess
+from controlstack.control_types import ControlType
 from controlstack.errors import ControlError
 from controlstack.faces.ui import values as page
 from controlstack.faces.ui.fields import BY_NAME, HIRES, LISTED
@@ -40,18 +41,31 @@ def applied(values: Values, changes: Changes) -> dict[str, Any]:
 
 
 def control_type(values: Values, stock: Stock) -> Changes:
-    """A control type was chosen: its preprocessors and models are listed, and its pair is taken."""
+    """A control type was chosen: its preprocessors and models are listed, and its pair is taken, unless a
+    pair of its own is there already: gradio 4 tells of a choice also if a preset or an infotext made it."""
     kind = stock.control_type(values["control_type"])
-    changes: Changes = {
-        "module": {
-            "choices": [preprocessor.label for preprocessor in kind.preprocessors],
-            "value": kind.default_option.label,
-        },
-        "model": {"choices": list(kind.models), "value": kind.default_model},
-        "union_control_type": {"value": _union_type(kind.name)},
-    }
+    changes = listed(values, stock)
+    stays = _belongs(values, kind)
+    if not stays:
+        changes["module"]["value"] = kind.default_option.label
+        changes["model"]["value"] = kind.default_model
+    if not stays or kind.name != control_types.ALL:
+        changes["union_control_type"] = {"value": _union_type(kind.name)}
     after = applied(values, changes)
-    return {**changes, **preprocessor(after, stock), **_merged(changes, model(after, stock))}
+    return {**changes, **_sliders(after, fresh=not stays), **_merged(changes, model(after, stock))}
+
+
+def _belongs(values: Values, kind: ControlType) -> bool:
+    """Whether the unit's preprocessor and model are a control type's, and none is missing. Also nothing at
+    all belongs to "All"."""
+    lists_both = values["model"] in kind.models and any(
+        preprocessor.label == values["module"] for preprocessor in kind.preprocessors
+    )
+    if kind.name == control_types.ALL:
+        return lists_both
+    lacks_model = values["model"] == control_types.NONE != kind.default_model
+    nothing = (values["module"], values["model"]) == (BY_NAME["module"].default, control_types.NONE)
+    return lists_both and not lacks_model and not nothing
 
 
 def _merged(first: Changes, second: Changes) -> Changes:

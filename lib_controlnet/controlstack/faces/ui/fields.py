@@ -237,7 +237,7 @@ FIELDS = (
         "Weights of layers",
         "_advanced_weighting",
         visible=False,
-        hint="One number for each layer: 1, 0.9, 0.8",
+        hint="1, 0.9, 0.8, ...",
     ),
     _text("weight_curve", "Weight curve", "_weight_curve", hint="0@0, 1@0.2, 1@0.6, 0@1 smooth"),
     _slider("negative_weight", "Weight for the negative prompt", "_negative_weight", _SHARE, 1.0),

@@ -265,7 +265,7 @@ def _panel(view: PanelView, stock: Stock) -> None:
 
 
 def _drawing(view: PanelView) -> None:
-    with gr.Group(visible=False, elem_id=f"{view.prefix}_draw") as group:
+    with gr.Group(visible=False, elem_id=f"{view.prefix}_draw", elem_classes=["cnet-draw"]) as group:
         view.parts["_draw_editor"] = compat.shared_canvas("Brush over it", f"{view.prefix}_draw_editor")
         with gr.Row():
             view.part("_draw_mask", gr.Button, "Use as the unit's mask", size="sm")
