@@ -168,8 +168,8 @@ def rows(ours: str, theirs: str, only: list[str]) -> Iterator[str]:
             continue
         bare = {key: value for key, value in fields.items() if key != "late"}
         one, other = ask(ours, units, fields), ask(theirs, units, bare)
-        if "route" in fields:  # what it draws while it loads a network, A1111's VAE does not draw
-            other = ask(theirs, units, bare)
+        if "route" in fields:  # what A1111 encodes depends on what the job before it drew at random
+            one, other = ask(ours, units, fields), ask(theirs, units, bare)
         count = fields.get("batch_size", 1) * fields.get("n_iter", 1)
         pictures = np.abs(np.stack(one[:count]).astype(int) - np.stack(other[:count]))
         shown = zip(one[count:], other[count:], strict=False)
