@@ -51,7 +51,7 @@ FIELDS = (
 def window(tmp_path_factory):
     models = ["--ckpt", str(FOLDER / f"{BASE}.safetensors"), "--controlnet-dir", str(FOLDER / CONTROLNETS)]
     host = running(tmp_path_factory.mktemp("host"), *models, page=True)
-    with host as client, browser(tmp_path_factory.mktemp("profile"), (1400, 2000)) as driver:
+    with host as client, browser(tmp_path_factory.mktemp("profile"), (1400, 2400)) as driver:
         yield Page(driver, client.address)
 
 

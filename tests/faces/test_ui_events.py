@@ -229,6 +229,7 @@ def test_a_preprocessor_that_cannot_run_says_why_and_how_to_mend_it(stock: Stock
     lacking = next(one for one in preprocess.everything() if stock.fault(one) is not None)
     said = events.mistake({**AT_REST, "module": lacking.label}, stock, 0)
     assert "is not available" in said
+    assert not events.mistake({**AT_REST, "module": lacking.label, "preview_as_input": True}, stock, 0)
     assert lacking.label in [one.label for one in stock.control_type("All").preprocessors]
 
 

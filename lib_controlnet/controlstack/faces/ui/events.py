@@ -226,6 +226,8 @@ def mistake(values: Values, stock: Stock, place: int) -> str:
 
     place: of the unit on the page
     """
+    if values["preview_as_input"]:  # a map is there: no preprocessor runs
+        values = {**values, "module": BY_NAME["module"].default}
     try:
         unit = parse(page.unit({**values, "enabled": True}))
         chosen = preprocess.find(unit.module)
@@ -307,6 +309,7 @@ REACTIONS = (
     Reaction("hires_on", "change", _hires_shown, HIRES, check=False),
     Reaction("weight_type", "change", weight_type, ("advanced_weighting", "composition_weight")),
     Reaction("enabled", "change"),
+    Reaction("preview_as_input", "change"),
     Reaction("guidance_start", "release"),
     Reaction("guidance_end", "release"),
     Reaction("weight_curve", "change"),
