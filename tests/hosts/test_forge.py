@@ -37,7 +37,7 @@ from test_a1111 import (  # noqa: F401
     test_what_must_not_act_changes_no_bit,
 )
 from test_other_extensions import PATHS
-from webui_server import ABSENT, DIR, URL, running
+from webui_server import ABSENT, DIR, KNOWN_TO_FORGE, URL, running
 
 pytestmark = [pytest.mark.webui, pytest.mark.skipif(not (URL or DIR), reason=ABSENT)]
 
@@ -154,6 +154,7 @@ SAME: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "no guidance": ([unit("net0")], dict(cfg_scale=1)),
     "hires fix": ([unit("net0")], HIRES),
     "img2img": ([unit("net0")], dict(route="img2img", init_images=[PHOTO], denoising_strength=0.75)),
+    **{family: ([unit(file)], {}) for family, file in KNOWN_TO_FORGE.items()},
 }
 IGNORED_BY_REFORGE = {"prompt", "control", "region"}
 """Its built-in has lost the code that reads control modes and masks."""

@@ -32,6 +32,12 @@ ABSENT = "needs a real WebUI: CONTROLSTACK_WEBUI_URL or CONTROLSTACK_WEBUI_DIR"
 NAME = "sd-webui-controlnet-stack"
 PUBLISHED_HINT = (16, 32, 96, 256)
 """The hint's channels in every published ControlNet: Forge's built-in reads files with no other."""
+KNOWN_TO_FORGE = {
+    "Control-LoRA": "tiny_control_lora",
+    "ControlNet-LLLite": "tiny_lllite",
+    "T2I-Adapter": "tiny_t2i_adapter",
+}
+"""Families beside ControlNet that Forge's built-in reads, and the files of them."""
 FLAGS = ["--api", "--skip-prepare-environment", "--skip-install", "--no-download-sd-model"]
 OFF = ("live_previews_enable", "samples_save", "grid_save", "return_grid")
 SETTINGS = {**dict.fromkeys(OFF, False), "batch_cond_uncond": True, "skip_early_cond": 0.0}
@@ -116,6 +122,9 @@ def write_models(folder: Path) -> None:
     """Control files for bases of width 32 and context 768, for narrow SD2 and SDXL ones, and for another."""
     import nets
 
+    sys.path.insert(0, str(HERE.parent / "families"))
+    from stage import TINY
+
     sd2 = nets.SD2 | dict(block_out_channels=(64, 128, 256, 256), attention_head_dim=(1, 2, 4, 4))
     sizes = dict(addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816)
     sdxl = nets.SDXL | dict(cross_attention_dim=2048) | sizes
@@ -127,6 +136,9 @@ def write_models(folder: Path) -> None:
         nets.save(folder / f"net{seed}.safetensors", tensors)
     for name, config in (("sd2", sd2), ("sdxl", sdxl)):
         nets.save(folder / f"{name}.safetensors", nets.controlnet(config).state_dict())
+    nets.LAYOUTS["webui"] = nets.SD1
+    for family, name in KNOWN_TO_FORGE.items():
+        nets.save(folder / f"{name}.safetensors", TINY[family].tensors("webui", 0))
     nets.save(folder / "other.safetensors", nets.controlnet(nets.SDXL).state_dict())
 
 
