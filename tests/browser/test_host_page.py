@@ -78,8 +78,8 @@ def test_a_picture_goes_on_to_img2img(page):
 
 
 def test_a_mistake_is_said_and_stays(page):
-    page.driver.refresh()
-    page.find("#txt2img_generate")
+    page.anew()
+    page.open()
     page.tab("img2img")
     page.click("#img2img_generate")
     page.says("There is no picture to start from", "#html_log_img2img div.error")

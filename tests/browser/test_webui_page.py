@@ -36,13 +36,19 @@ class Panel(Page):
     def start(self) -> None:
         self.open()
         self.until(lambda: self.run("return Boolean(window.controlstack?.page)"), "our scripts")
-        for name, value in JOB.items():
-            self.fill(f"#txt2img_{name}", value)
+        self.until(self.job_stays, "the job's values")
         self.prefix = "#" + self.run(
             "return controlstack.page.panels().find(({tab}) => tab === 'txt2img').prefix"
         )
         self.open_accordion(f"{self.prefix}_accordion")
         self.shown(self.unit(0, "_controlnet_enable_checkbox"))
+
+    def job_stays(self) -> bool:
+        """Whether the page keeps the job's values. Forge's page sets others of its own while it starts."""
+        for name, value in JOB.items():
+            self.fill(f"#txt2img_{name}", value)
+        time.sleep(3)
+        return all(self.value(f"#txt2img_{name}") == str(value) for name, value in JOB.items())
 
     def unit(self, place: int, suffix: str) -> str:
         return f"{self.prefix}_ControlNet-{place}{suffix}"
