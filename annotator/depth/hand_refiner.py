@@ -74,8 +74,8 @@ def drawn(picture: Array, hands: list[Hand], networks: Networks) -> Array:
 
 def _data() -> Path:
     spec = find_spec(PACKAGE)
-    (folder,) = (spec.submodule_search_locations if spec else None) or [""]
-    return Path(folder) / "modeling" / "data"
+    folders = (spec.submodule_search_locations if spec else None) or [""]
+    return Path(folders[0]) / "modeling" / "data"
 
 
 def _hands(picture: Array) -> Iterator[Hand]:
@@ -168,6 +168,6 @@ register(
         control_types=("Depth",),
         network="MeshGraphormer, MediaPipe Hands, and MANO's mesh (non-commercial), in a package you install",
         files=(WEIGHTS,),
-        packages=(PACKAGE, "mediapipe", "timm"),
+        packages=(PACKAGE, "mediapipe", "timm", "scipy"),
     )
 )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from controlstack.errors import ControlError
 from controlstack.networks import State
 from controlstack.packages import bring
 
@@ -61,10 +62,18 @@ class Mesh:
         """Of `MANO_RIGHT.pkl` and `mano_downsampling.npz`.
 
         Both are pickles: reading them runs what they say, as importing the package does in which they lie.
+        Raises ControlError if one is not there.
         """
-        with (folder / "MANO_RIGHT.pkl").open("rb") as file:
+        files = folder / "MANO_RIGHT.pkl", folder / "mano_downsampling.npz"
+        if absent := next((file for file in files if not file.is_file()), None):
+            raise ControlError(
+                f"The shape of a hand, {absent.name}, is not here",
+                f"It belongs into {absent.parent}",
+                "Install the package mesh_graphormer again",
+            )
+        with files[0].open("rb") as file:
             mano = pickle.load(file, encoding="latin1")  # noqa: S301, see above
-        levels = np.load(folder / "mano_downsampling.npz", allow_pickle=True, encoding="latin1")
+        levels = np.load(files[1], allow_pickle=True, encoding="latin1")
         joints, vertices = _posed(mano)
         start = np.concatenate([joints, levels["D"][0] @ vertices]) - joints[0]
         touching = (levels["A"][1].toarray() != 0) | np.eye(COARSE, dtype=bool)

@@ -15,6 +15,7 @@ import torch
 import weights
 from scipy.sparse import csc_matrix
 
+from controlstack.errors import ControlError
 from controlstack.hand_mesh import Mesh
 from controlstack.image import Array
 from controlstack.networks import Networks, State, imagenet
@@ -107,6 +108,12 @@ def test_a_hand_at_rest_is_the_authors(data: Path):
     assert mesh.start.shape == (216, 3)
     assert torch.allclose(mesh.start[[1, 8, 20, 30, 215]], torch.tensor(expected), atol=1e-6)
     assert not mesh.start[0].any(), "the wrist"
+
+
+def test_a_package_without_its_data_is_told(data: Path):
+    (data / "MANO_RIGHT.pkl").unlink()
+    with pytest.raises(ControlError, match=r"MANO_RIGHT\.pkl, is not here"):
+        Mesh.read(data)
 
 
 def test_the_network_is_the_authors(networks: Networks, data: Path, astronaut: Array):
