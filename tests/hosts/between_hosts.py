@@ -166,7 +166,7 @@ def compare(checkpoint: str, *files: str) -> Iterator[str]:
     """Of each case all were asked: what control changes on each host, in levels, and which two differ most.
 
     Relative error: the norm of the difference of two changes over that of the first, of pictures and of
-    latents.
+    latents, which hires fix has decoded before they are kept.
     """
     from controlstack.hosts.embedded import single_file
 
@@ -189,10 +189,11 @@ def compare(checkpoint: str, *files: str) -> Iterator[str]:
         seen, hidden = (
             {host: found[name] - found[bare] for host, found in every.items()} for every in (pictures, hosts)
         )
-        cells = [f"{np.abs(change).mean():.1f}" for change in seen.values()]
-        for changes in (seen, hidden):
+        cells = [f"{np.abs(change).mean():.2f}" for change in seen.values()]
+        for changes in (seen,) if "hires" in name else (seen, hidden):
             apart, *pair = max((_apart(changes[a], changes[b]), a, b) for a, b in pairs)
             cells.append(f"{apart:.3%}, {' and '.join(pair)}")
+        cells += [""] * (len(hosts) + 2 - len(cells))
         yield f"| {name} | {' | '.join(cells)} |"
 
 
