@@ -38,6 +38,8 @@ def unit(place: int, suffix: str) -> str:
 
 
 RESULT = "#txt2img_gallery"
+WHOLE = 1000
+"""Letters that a picture takes at least; a shortened one has fewer."""
 WEIGHT = unit(0, "_controlnet_control_weight_slider")
 RADIOS = ("_controlnet_control_mode_radio", "_controlnet_resize_mode_radio")
 FIELDS = (
@@ -116,9 +118,17 @@ def values(page: Page) -> dict[str, str]:
 def sent_with_pictures(page: Page) -> dict[str, Any]:
     """The first unit as the page would send it, from *What will be sent*."""
     page.open_accordion(unit(0, "_sent"))
+    return page.until(lambda: _told_with_pictures(page), "what will be sent")
+
+
+def _told_with_pictures(page: Page) -> dict[str, Any] | None:
+    """None as long as the newest gradio, which has just made the switch, has not heard of it."""
+    page.check(unit(0, "_sent_pictures"), False)
     page.check(unit(0, "_sent_pictures"))
+    pause()
     page.click(unit(0, "_sent_show"))
-    return json.loads(page.until(lambda: page.value(unit(0, "_sent_json")), "what will be sent"))
+    told = json.loads(page.until(lambda: page.value(unit(0, "_sent_json")), "the unit as JSON"))
+    return told if len(told["image"]) > WHOLE else None
 
 
 def choose_type(page: Page, place: int, name: str) -> None:
