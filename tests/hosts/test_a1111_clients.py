@@ -54,6 +54,12 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         yield host
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_connection_a_request(api: Any) -> None:  # noqa: F811
+    """Forge's server ends a connection after a mistake, and its answer does not say so."""
+    api.session.headers["Connection"] = "close"
+
+
 @pytest.fixture
 def setting(host: Host) -> Iterator[Callable[..., None]]:
     """Switches on what is off; A1111 lists no setting that nobody has set."""
