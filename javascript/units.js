@@ -6,6 +6,8 @@
     const TYPE = "_controlnet_type_filter_radio";
     const UPLOAD = "_pose_upload";
 
+    const COPY = "[aria-hidden=true], .visually-hidden"; // with which newer gradios measure widths
+
     const ALL = "All";
 
     function enabled(prefix) {
@@ -43,7 +45,8 @@
             label.click();
         }
         setTimeout(() => {
-            const [first] = buttons(unit).filter((button) => button.offsetParent);
+            const own = buttons(unit).filter((button) => !button.closest(COPY));
+            const first = own.find((button) => button.offsetParent) ?? own[0];
             first?.click();
             first?.scrollIntoView({ block: "nearest" });
         }, 100);

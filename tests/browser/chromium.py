@@ -217,11 +217,12 @@ class Page:
                 hand.click_and_hold()
         hand.release().perform()
 
-    def escape(self) -> None:
-        """Press the key that closes what lies over the page."""
+    def press(self, selector: str, key: str) -> None:
+        """Press a key, named as in JavaScript, while the focus is on this."""
         from selenium.webdriver import ActionChains, Keys
 
-        ActionChains(self.driver).send_keys(Keys.ESCAPE).perform()
+        self.run("arguments[0].focus()", self.shown(selector))
+        ActionChains(self.driver).send_keys(getattr(Keys, key.upper())).perform()
 
     def tab(self, title: str, within: str = "#tabs") -> None:
         self.click(f"{within} button", title)

@@ -212,6 +212,9 @@ def test_two_units_stacked_and_seen_in_the_overview(page):
     page.click(f"{PANEL}_overview_refresh")
     row = f"{PANEL}_overview .cnet-row[data-unit='1']"
     page.until(lambda: page.all(row) and "depth" in page.text(row).lower(), "the second unit's row")
+    shoot(page, "stack")
+    page.press(f"{PANEL}_overview .cnet-row[data-unit='0']", "Enter")
+    page.shown(unit(0, "_controlnet_enable_checkbox"))
 
 
 def test_a_region_is_drawn_by_hand(page):
