@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from controlstack import preprocess
 from controlstack.errors import ControlError
-from controlstack.hosts import a1111, builtin, live_forge
+from controlstack.hosts import a1111, builtin, live_forge, lost_errors
 from controlstack.hosts.ledger import Ledger, of_chunks
 from controlstack.layout import Base
 from controlstack.networks import Room
@@ -38,6 +38,8 @@ class Forge(a1111.A1111):
         if self.beside_builtin:
             self.name = "ControlStack"
         self._announced: tuple[Tensor, Tensor] | None = None
+        if find_spec("modules_forge.main_thread"):
+            lost_errors.bring_back(import_module("modules_forge.main_thread"))
 
     def checkpoint(self) -> Any:
         """None also while the page has chosen another than is loaded: Forge loads it with the next job."""
